@@ -1,0 +1,89 @@
+//! One line of a tree: a file, directory, link or special file with its metadata.
+
+use super::id::Digest;
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file with contents in the content stream.
+    File(FileContent),
+    /// A directory.
+    Directory,
+    /// A symbolic link and its target, raw bytes.
+    Symlink(Vec<u8>),
+    /// A further name of a file that appeared earlier in the same tree; the number is that entry's position in the tree, from 0.
+    HardLink(u64),
+    /// A named pipe.
+    Fifo,
+    /// A socket (recorded, never restored as a live socket).
+    Socket,
+    /// A character device.
+    CharDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A block device.
+    BlockDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+}
+
+/// Contents of a regular file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FileContent {
+    /// Apparent size (`st_size`), bytes.
+    pub size: u64,
+    /// For a sparse file: the spans (offset, length) that hold data, ascending and apart; everything else reads as zero.
+    /// Empty for an ordinary file, whose data is one span of `size` bytes.
+    pub extents: Vec<(u64, u64)>,
+    /// True when `extents` describe the file (a file that is all hole has `sparse` and no extents).
+    pub sparse: bool,
+    /// BLAKE3 of the stored bytes: the whole file, or its extents one after the other.
+    pub hash: Digest,
+    /// The file changed while it was read, on every attempt: its contents may be torn.
+    pub torn: bool,
+}
+
+impl FileContent {
+    /// Bytes that the file takes in the content stream.
+    pub fn stream_bytes(&self) -> u64 {
+        if self.sparse { self.extents.iter().map(|e| e.1).sum() } else { self.size }
+    }
+}
+
+/// One entry. Paths are kept as a depth and a name: the tree lists a directory, then everything below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Full path as raw bytes, absolute, without a trailing slash (`/` itself for the root).
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Permission bits (`st_mode & 0o7777`).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Owner's name, if it has one.
+    pub user: Option<String>,
+    /// Group's name, if it has one.
+    pub group: Option<String>,
+    /// Modification time, nanoseconds since 1970 UTC.
+    pub mtime_ns: i64,
+    /// Inode change time, nanoseconds; only compared, never restored.
+    pub ctime_ns: i64,
+    /// Device number; only compared.
+    pub device: u64,
+    /// Inode number; only compared.
+    pub inode: u64,
+    /// Extended attributes, sorted by name; POSIX ACLs travel among them.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// When the contents were read, nanoseconds (0 for what has none): a file is unchanged only if its ctime is at
+    /// least two seconds older than this.
+    pub read_ns: i64,
+}

@@ -11,8 +11,8 @@ pub enum EntryKind {
     Directory,
     /// A symbolic link and its target, raw bytes.
     Symlink(Vec<u8>),
-    /// A further name of a file that appeared earlier in the same tree; the number is that entry's position in the tree, from 0.
-    HardLink(u64),
+    /// A further name of a file that appeared earlier in the same tree: the path of the first name, as in [`Entry::path`].
+    HardLink(Vec<u8>),
     /// A named pipe.
     Fifo,
     /// A socket (recorded, never restored as a live socket).
@@ -56,7 +56,7 @@ impl FileContent {
     }
 }
 
-/// One entry. Paths are kept as a depth and a name: the tree lists a directory, then everything below it.
+/// One entry. A tree lists a directory, then everything below it, names in byte order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Full path as raw bytes, absolute, without a trailing slash (`/` itself for the root).

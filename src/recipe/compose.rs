@@ -1,0 +1,198 @@
+//! Composition: a chain of edits becomes one flat recipe.
+//!
+//! Level 0 is the version that is read, the last level is a record without parent. Every level maps its stream to
+//! literal spaces and to the stream of the next level. A window of level 0 is followed down the chain as a set of
+//! intervals, so that only the runs it needs are looked at; then the levels are composed as a balanced tree, which
+//! copies each run about log2(depth) times instead of depth times.
+
+use super::run::{Intervals, PARENT, Run, clip, normalize, push};
+
+/// Copies of the parent that lie closer than this are followed as one interval.
+const COVER_GAP_BYTES: u64 = 512;
+
+/// A record that does not cover the bytes that another one says it has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Level {level} of the recipe does not reach offset {offset}")]
+pub struct Uncovered {
+    /// Distance from the version being read.
+    pub level: usize,
+    /// The offset that is missing.
+    pub offset: u64,
+}
+
+/// Maps every parent run of `upper` through `lower`. Both are sorted by `dst`; the result is too.
+///
+/// # Errors
+/// The offset that `lower` does not cover.
+pub fn compose(upper: &[Run], lower: &[Run]) -> Result<Vec<Run>, u64> {
+    let mut out = Vec::with_capacity(upper.len() + lower.len().min(upper.len()));
+    let mut at = 0usize;
+    for run in upper {
+        if run.space != PARENT {
+            push(&mut out, run.dst, run.space, run.src, u64::from(run.len));
+            continue;
+        }
+        at = seek(lower, at, run.src);
+        let mut pos = run.src;
+        let mut dst = run.dst;
+        let end = run.src_end();
+        while pos < end {
+            let Some(low) = lower.get(at).filter(|l| l.dst <= pos && pos < l.dst_end()) else { return Err(pos) };
+            let take = low.dst_end().min(end) - pos;
+            push(&mut out, dst, low.space, low.src + (pos - low.dst), take);
+            pos += take;
+            dst += take;
+            if pos < end {
+                at += 1;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Index of the first run that ends after `pos`, looked for near `hint` first: parents are mostly copied in order.
+fn seek(runs: &[Run], hint: usize, pos: u64) -> usize {
+    let ends_before = |r: &Run| r.dst_end() <= pos;
+    let (mut low, mut high) = (0, runs.len());
+    match runs.get(hint) {
+        Some(r) if r.dst <= pos => {
+            low = hint;
+            let mut step = 1;
+            let mut probe = hint;
+            while let Some(r) = runs.get(probe) {
+                if !ends_before(r) {
+                    high = probe + 1;
+                    break;
+                }
+                low = probe + 1;
+                probe += step;
+                step *= 2;
+            }
+        }
+        Some(_) => high = hint,
+        None => {}
+    }
+    low + runs.get(low..high.min(runs.len())).map_or(0, |part| part.partition_point(ends_before))
+}
+
+fn compose_all(levels: &[Vec<Run>], first: usize) -> Result<Vec<Run>, Uncovered> {
+    match levels {
+        [] => Ok(Vec::new()),
+        [only] => Ok(only.clone()),
+        _ => {
+            let (upper, lower) = levels.split_at(levels.len() / 2);
+            let below = first + upper.len();
+            let (upper, lower) = (compose_all(upper, first)?, compose_all(lower, below)?);
+            compose(&upper, &lower).map_err(|offset| Uncovered { level: below, offset })
+        }
+    }
+}
+
+/// The flat recipe of `[start, end)` of the newest level.
+///
+/// `fetch(level, cover)` gives the runs of a level that overlap the intervals of `cover` (more is allowed), sorted by
+/// `dst`. The chain ends where no run refers to a parent.
+///
+/// # Errors
+/// Whatever `fetch` returns; [`Uncovered`] when records do not fit together.
+pub fn flatten<E: From<Uncovered>>(
+    start: u64,
+    end: u64,
+    mut fetch: impl FnMut(usize, &[(u64, u64)]) -> Result<Vec<Run>, E>,
+) -> Result<Vec<Run>, E> {
+    let mut levels: Vec<Vec<Run>> = Vec::new();
+    let mut cover: Intervals = vec![(start, end)];
+    while !cover.is_empty() {
+        let found = fetch(levels.len(), &cover)?;
+        let mut runs = Vec::with_capacity(found.len());
+        clip(&found, &cover, &mut runs);
+        cover = runs.iter().filter(|r| r.space == PARENT).map(|r| (r.src, r.src_end())).collect();
+        normalize(&mut cover, COVER_GAP_BYTES);
+        levels.push(runs);
+    }
+    let flat = compose_all(&levels, 0)?;
+    let mut reached = start;
+    for run in &flat {
+        if run.dst != reached {
+            break;
+        }
+        reached = run.dst_end();
+    }
+    if reached != end {
+        return Err(Uncovered { level: 0, offset: reached }.into());
+    }
+    Ok(flat)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A stream as explicit (space, offset) pairs, one for each byte: the slow truth.
+    type Bytes = Vec<(u32, u64)>;
+
+    fn runs_of(bytes: &Bytes) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for (i, &(space, src)) in bytes.iter().enumerate() {
+            push(&mut runs, i as u64, space, src, 1);
+        }
+        runs
+    }
+
+    fn expand(runs: &[Run]) -> Bytes {
+        runs.iter().flat_map(|r| (0..u64::from(r.len)).map(move |k| (r.space, r.src + k))).collect()
+    }
+
+    /// Random edit scripts: each level is a list of (is_literal, position, length) choices over its parent.
+    fn chain() -> impl Strategy<Value = Vec<Vec<(bool, u16, u8)>>> {
+        prop::collection::vec(prop::collection::vec((any::<bool>(), any::<u16>(), 1u8..40), 1..30), 1..12)
+    }
+
+    proptest! {
+        #[test]
+        fn flatten_equals_the_slow_truth(script in chain(), a in any::<u16>(), b in any::<u16>()) {
+            // levels[0] is the oldest here; the truth is kept beside it
+            let mut truth: Bytes = Vec::new();
+            let mut levels: Vec<Vec<Run>> = Vec::new();
+            for (n, ops) in script.iter().enumerate() {
+                let (mut this, mut real, mut lit) = (Bytes::new(), Bytes::new(), 0u64);
+                for &(literal, pos, len) in ops {
+                    for k in 0..u64::from(len) {
+                        if literal || truth.is_empty() {
+                            this.push((n as u32, lit));
+                            real.push((n as u32, lit));
+                            lit += 1;
+                        } else {
+                            let p = (u64::from(pos) + k) % truth.len() as u64;
+                            this.push((PARENT, p));
+                            real.push(truth[p as usize]);
+                        }
+                    }
+                }
+                levels.push(runs_of(&this));
+                truth = real;
+            }
+            levels.reverse();
+            let n = truth.len() as u64;
+            let (lo, hi) = (u64::from(a) % n, u64::from(b) % n + 1);
+            let (lo, hi) = (lo.min(hi - 1), hi.max(lo + 1));
+            let flat: Vec<Run> = flatten::<Uncovered>(lo, hi, |level, _| Ok(levels[level].clone())).unwrap();
+            prop_assert_eq!(expand(&flat), truth[lo as usize..hi as usize].to_vec());
+            prop_assert!(flat.iter().all(|r| r.space != PARENT));
+        }
+    }
+
+    #[test]
+    fn a_hole_in_a_record_is_an_error_not_wrong_bytes() {
+        let mut upper = Vec::new();
+        push(&mut upper, 0, PARENT, 5, 10);
+        let mut lower = Vec::new();
+        push(&mut lower, 0, 1, 0, 8);
+        push(&mut lower, 9, 1, 9, 20);
+        assert_eq!(compose(&upper, &lower), Err(8));
+        let all = [upper, lower];
+        let result = flatten::<Uncovered>(0, 10, |level, _| Ok(all[level].clone()));
+        assert_eq!(result, Err(Uncovered { level: 1, offset: 8 }));
+    }
+}

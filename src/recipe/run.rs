@@ -1,0 +1,141 @@
+//! Runs: the pieces a stream is made of.
+
+/// In [`Run::space`]: the bytes come from the parent stream.
+pub const PARENT: u32 = u32::MAX;
+
+/// Longest run, bytes. Longer ones are cut, so that lengths fit 32 bits.
+pub const RUN_BYTES_MAX: u32 = 1 << 30;
+
+/// `len` bytes of a stream at `dst`, found at `src` of a literal space, or of the parent stream ([`PARENT`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Offset in the stream being described.
+    pub dst: u64,
+    /// Offset in the space.
+    pub src: u64,
+    /// Length, 1 to [`RUN_BYTES_MAX`].
+    pub len: u32,
+    /// Which space; the numbering belongs to whoever holds the runs.
+    pub space: u32,
+}
+
+impl Run {
+    /// First offset after the run in its stream.
+    pub fn dst_end(&self) -> u64 {
+        self.dst + u64::from(self.len)
+    }
+
+    /// First offset after the run in its space.
+    pub fn src_end(&self) -> u64 {
+        self.src + u64::from(self.len)
+    }
+}
+
+/// Appends a piece of any length, joining it to the last run where both continue.
+pub fn push(runs: &mut Vec<Run>, dst: u64, space: u32, src: u64, len: u64) {
+    let (mut dst, mut src, mut left) = (dst, src, len);
+    if let Some(last) = runs.last_mut()
+        && last.space == space
+        && last.dst_end() == dst
+        && last.src_end() == src
+    {
+        let take = left.min(u64::from(RUN_BYTES_MAX - last.len));
+        last.len += u32_of(take);
+        dst += take;
+        src += take;
+        left -= take;
+    }
+    while left > 0 {
+        let take = left.min(u64::from(RUN_BYTES_MAX));
+        runs.push(Run { dst, src, len: u32_of(take), space });
+        dst += take;
+        src += take;
+        left -= take;
+    }
+}
+
+/// `value` is bounded by [`RUN_BYTES_MAX`] at every call.
+fn u32_of(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// Half-open intervals `[start, end)`, sorted and apart.
+pub type Intervals = Vec<(u64, u64)>;
+
+/// Sorts intervals and joins those that touch or lie within `gap` bytes of each other.
+pub fn normalize(intervals: &mut Intervals, gap: u64) {
+    if !intervals.is_sorted() {
+        intervals.sort_unstable();
+    }
+    intervals.dedup_by(|next, kept| {
+        if next.0 <= kept.1.saturating_add(gap) {
+            kept.1 = kept.1.max(next.1);
+            true
+        } else {
+            false
+        }
+    });
+}
+
+/// The parts of `runs` (sorted by `dst`) that lie inside `cover`, cut to fit.
+pub fn clip(runs: &[Run], cover: &[(u64, u64)], out: &mut Vec<Run>) {
+    let mut at = 0;
+    for &(start, end) in cover {
+        at += runs.get(at..).map_or(0, |rest| rest.partition_point(|r| r.dst_end() <= start));
+        let mut k = at;
+        while let Some(run) = runs.get(k).filter(|r| r.dst < end) {
+            let from = run.dst.max(start);
+            let to = run.dst_end().min(end);
+            push(out, from, run.space, run.src + (from - run.dst), to - from);
+            k += 1;
+        }
+        at = k.saturating_sub(1).max(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn push_joins_and_cuts() {
+        let mut runs = Vec::new();
+        push(&mut runs, 0, 1, 100, 10);
+        push(&mut runs, 10, 1, 110, 5);
+        push(&mut runs, 15, 2, 0, 5);
+        push(&mut runs, 20, 2, 6, 5);
+        assert_eq!(runs.len(), 3);
+        assert_eq!(runs[0], Run { dst: 0, src: 100, len: 15, space: 1 });
+        let mut long = Vec::new();
+        push(&mut long, 0, PARENT, 7, 5 << 30);
+        assert_eq!(long.len(), 5);
+        assert_eq!(long.iter().map(|r| u64::from(r.len)).sum::<u64>(), 5 << 30);
+        assert_eq!(long[4].src, 7 + (4 << 30));
+    }
+
+    #[test]
+    fn clip_cuts_runs_to_the_cover() {
+        let mut runs = Vec::new();
+        push(&mut runs, 0, 1, 0, 10);
+        push(&mut runs, 10, 2, 50, 10);
+        push(&mut runs, 20, 1, 90, 10);
+        let mut out = Vec::new();
+        clip(&runs, &[(2, 4), (8, 12), (29, 40)], &mut out);
+        assert_eq!(
+            out,
+            vec![
+                Run { dst: 2, src: 2, len: 2, space: 1 },
+                Run { dst: 8, src: 8, len: 2, space: 1 },
+                Run { dst: 10, src: 50, len: 2, space: 2 },
+                Run { dst: 29, src: 99, len: 1, space: 1 },
+            ]
+        );
+    }
+
+    #[test]
+    fn normalize_joins_near_intervals() {
+        let mut v = vec![(10, 20), (0, 5), (7, 9), (30, 31)];
+        normalize(&mut v, 1);
+        assert_eq!(v, vec![(0, 5), (7, 20), (30, 31)]);
+    }
+}

@@ -1,0 +1,83 @@
+//! What can go wrong with a repository. Never mixed with source errors: these end the run.
+
+use crate::domain::id::{PackId, VersionId};
+use crate::{format, storage};
+
+/// A repository operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RepoError {
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// An object's bytes are not what they must be.
+    #[error("{object} is damaged: {reason}")]
+    Damaged {
+        /// The object.
+        object: String,
+        /// What is wrong, in one phrase.
+        reason: String,
+    },
+    /// An object or blob that a snapshot needs is not there.
+    #[error("{what} is missing")]
+    Missing {
+        /// What, with its id.
+        what: String,
+    },
+    /// What was written does not decode to what was read from the source. Nothing is committed.
+    #[error("The stored form of {what} does not decode to what was read: {reason}")]
+    ProofFailed {
+        /// The stream.
+        what: String,
+        /// Where they differ.
+        reason: String,
+    },
+    /// The local index cache cannot be written or read.
+    #[error("Cannot use the local cache {path}")]
+    Cache {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A limit of the format.
+    #[error("{what} is beyond the limits of the format")]
+    Limit {
+        /// What.
+        what: String,
+    },
+    /// An object could not be decoded.
+    #[error("{object} cannot be read")]
+    Format {
+        /// The object.
+        object: String,
+        /// Why.
+        source: format::Error,
+    },
+    /// The run was interrupted.
+    #[error("Interrupted")]
+    Interrupted,
+}
+
+/// Result of a repository operation.
+pub type Result<T> = std::result::Result<T, RepoError>;
+
+impl RepoError {
+    /// Shorthand for a damaged pack.
+    pub(crate) fn damaged_pack(pack: PackId, reason: impl Into<String>) -> Self {
+        Self::Damaged { object: format!("packs/{pack}"), reason: reason.into() }
+    }
+
+    /// Shorthand for a damaged record of a version.
+    pub(crate) fn damaged_version(version: VersionId, reason: impl Into<String>) -> Self {
+        Self::Damaged { object: format!("version {version}"), reason: reason.into() }
+    }
+
+    /// True when stored data is damaged or missing, as opposed to out of reach.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Missing { .. } | Self::Format { .. } => true,
+            Self::Storage(e) => matches!(e.kind, storage::ErrorKind::NotFound | storage::ErrorKind::Size),
+            _ => false,
+        }
+    }
+}

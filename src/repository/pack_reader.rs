@@ -1,0 +1,360 @@
+//! Reads blobs from packs, with bounded caches for tables and segments.
+
+use super::error::{RepoError, Result};
+use super::index::{PackNumber, RepositoryIndex};
+use super::pack_writer::sealer_for;
+use crate::domain::id::{PackId, VersionId};
+use crate::format::envelope::{self, Expected, ObjectTag};
+use crate::format::records::{
+    BlobEntry, BlobMeta, IndexBody, KIND_INDEX, KIND_TABLE, PACK_TRAILER_BYTES, PackTable, TABLE_ORDINAL,
+};
+use crate::format::seal::{self, BlobContext, Keys};
+use crate::format::{codec, compress};
+use crate::storage::{ObjectName, ReadStore};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Largest index body or pack table that a reader accepts, bytes.
+pub const TABLE_BYTES_MAX: usize = 64 << 20;
+/// Decoded tables kept.
+const TABLES_KEPT: usize = 512;
+/// Default bound of the segment cache.
+pub const SEGMENT_CACHE_BYTES: usize = 24 << 20;
+
+/// A pack's table with what is needed to find things in it.
+#[derive(Debug)]
+pub struct LoadedTable {
+    /// The table.
+    pub table: PackTable,
+    offsets: Vec<u64>,
+    segments: Vec<(VersionId, u64, u64, u32)>,
+    records: HashMap<(VersionId, u32, Option<u32>), u32>,
+}
+
+impl LoadedTable {
+    /// Prepares a table. Blobs lie one after the other from the end of the header.
+    pub fn new(table: PackTable) -> Self {
+        let mut offset = envelope::HEADER_BYTES as u64;
+        let mut offsets = Vec::with_capacity(table.blobs.len());
+        let mut segments = Vec::new();
+        let mut records = HashMap::new();
+        let id = |n: u32| table.ids.get(n as usize).copied();
+        for (ordinal, blob) in (0u32..).zip(&table.blobs) {
+            offsets.push(offset);
+            offset = offset.saturating_add(u64::from(blob.stored_bytes));
+            match blob.meta {
+                BlobMeta::Segment { space, start } => {
+                    if let Some(space) = id(space) {
+                        segments.push((space, start, start.saturating_add(u64::from(blob.raw_bytes)), ordinal));
+                    }
+                }
+                BlobMeta::Head { version, generation } => {
+                    if let Some(version) = id(version) {
+                        records.insert((version, generation, None), ordinal);
+                    }
+                }
+                BlobMeta::Slice { version, generation, sequence } => {
+                    if let Some(version) = id(version) {
+                        records.insert((version, generation, Some(sequence)), ordinal);
+                    }
+                }
+            }
+        }
+        segments.sort_unstable();
+        Self { table, offsets, segments, records }
+    }
+
+    /// The segment that holds an offset of a space: (ordinal, first offset, first offset after it).
+    pub fn segment(&self, space: VersionId, offset: u64) -> Option<(u32, u64, u64)> {
+        let after = self.segments.partition_point(|s| (s.0, s.1) <= (space, offset));
+        let &(found, start, end, ordinal) = self.segments.get(after.checked_sub(1)?)?;
+        (found == space && start <= offset && offset < end).then_some((ordinal, start, end))
+    }
+
+    /// The ordinal of a record's head (`None`) or slice.
+    pub fn record(&self, version: VersionId, generation: u32, slice: Option<u32>) -> Option<u32> {
+        self.records.get(&(version, generation, slice)).copied()
+    }
+
+    /// A blob's entry and its offset in the object.
+    pub fn blob(&self, ordinal: u32) -> Option<(&BlobEntry, u64)> {
+        Some((self.table.blobs.get(ordinal as usize)?, *self.offsets.get(ordinal as usize)?))
+    }
+}
+
+/// Counters of a reader, for reports and benchmarks.
+#[derive(Debug, Default)]
+pub struct ReadCounters {
+    /// Bytes decompressed from segments.
+    pub decoded_bytes: AtomicU64,
+    /// Stored bytes read from packs.
+    pub read_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct SegmentCache {
+    entries: HashMap<(PackNumber, u32), (Arc<Vec<u8>>, u64)>,
+    bytes: usize,
+    tick: u64,
+}
+
+/// Reads blobs. Shared by all streams of a run; safe to use from several threads.
+pub struct PackReader {
+    store: Arc<dyn ReadStore>,
+    keys: Arc<Keys>,
+    tables: Mutex<HashMap<PackNumber, (Arc<LoadedTable>, u64)>>,
+    segments: Mutex<SegmentCache>,
+    segment_bytes_max: usize,
+    /// What was read so far.
+    pub counters: ReadCounters,
+    /// Damage that a second copy made good: object and reason. The command that met it must not end with 0.
+    healed: Mutex<Vec<String>>,
+}
+
+impl std::fmt::Debug for PackReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackReader({})", self.store.location())
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PackReader {
+    /// A reader with its own caches.
+    pub fn new(store: Arc<dyn ReadStore>, keys: Arc<Keys>, segment_bytes_max: usize) -> Self {
+        Self {
+            store,
+            keys,
+            tables: Mutex::default(),
+            segments: Mutex::default(),
+            segment_bytes_max,
+            counters: ReadCounters::default(),
+            healed: Mutex::default(),
+        }
+    }
+
+    /// Notes damage that a second copy made good.
+    pub fn note_healed(&self, what: String) {
+        let mut healed = locked(&self.healed);
+        if healed.len() < 1000 && !healed.contains(&what) {
+            healed.push(what);
+        }
+    }
+
+    /// Damage that second copies made good so far.
+    pub fn healed(&self) -> Vec<String> {
+        locked(&self.healed).clone()
+    }
+
+    /// The table of a pack: from its trailer, or from the index object when the trailer is damaged.
+    ///
+    /// # Errors
+    /// Damage or absence of both.
+    pub fn table(&self, index: &RepositoryIndex, number: PackNumber) -> Result<Arc<LoadedTable>> {
+        if let Some((table, _)) = locked(&self.tables).get(&number) {
+            return Ok(Arc::clone(table));
+        }
+        let info = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?;
+        let table = match self.table_of(info.id, info.stored_bytes) {
+            Ok(table) => table,
+            Err(error) if error.is_damage() && info.index.is_some() => {
+                self.note_healed(format!("table of packs/{}: {error}", info.id));
+                let id = info.index.unwrap_or_default();
+                let body = load_index(self.store.as_ref(), &self.keys, id)?;
+                body.packs.into_iter().find(|p| p.pack == info.id).map(|p| p.table).ok_or(error)?
+            }
+            Err(error) => return Err(error),
+        };
+        let table = Arc::new(LoadedTable::new(table));
+        let mut tables = locked(&self.tables);
+        if tables.len() >= TABLES_KEPT {
+            tables.clear();
+        }
+        tables.insert(number, (Arc::clone(&table), 0));
+        Ok(table)
+    }
+
+    /// Reads the table from a pack's trailer.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`] and storage errors.
+    pub fn table_of(&self, pack: PackId, stored_bytes: u64) -> Result<PackTable> {
+        let name = ObjectName::pack(pack);
+        let tail = (PACK_TRAILER_BYTES + envelope::FOOTER_BYTES) as u64;
+        let damaged = |reason: &str| RepoError::damaged_pack(pack, reason);
+        let at = stored_bytes.checked_sub(tail).ok_or_else(|| damaged("it is too short"))?;
+        let trailer = self.store.get_range(&name, at, PACK_TRAILER_BYTES as u32)?;
+        let place = PackTrailer::parse(&trailer).ok_or_else(|| damaged("its trailer is wrong"))?;
+        if place.table_offset.checked_add(u64::from(place.stored_len)).is_none_or(|end| end > at) {
+            return Err(damaged("its trailer points outside"));
+        }
+        let sealed = self.store.get_range(&name, place.table_offset, place.stored_len)?;
+        decode_table(&self.keys, pack, &place, &sealed)
+    }
+
+    /// The raw bytes of one blob.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`] and storage errors.
+    pub fn blob(&self, index: &RepositoryIndex, number: PackNumber, table: &LoadedTable, ordinal: u32) -> Result<Vec<u8>> {
+        let pack = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?.id;
+        let (entry, offset) =
+            table.blob(ordinal).ok_or_else(|| RepoError::damaged_pack(pack, format!("it has no blob {ordinal}")))?;
+        let stored = self.store.get_range(&ObjectName::pack(pack), offset, entry.stored_bytes)?;
+        self.counters.read_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
+        open_blob(&self.keys, pack, ordinal, entry, &stored)
+    }
+
+    /// The segment that holds an offset of a space: its bytes and the offset of the first.
+    ///
+    /// # Errors
+    /// [`RepoError::Missing`] when no pack holds it; damage when none of those that do can be read.
+    pub fn segment(&self, index: &RepositoryIndex, space: VersionId, offset: u64) -> Result<(Arc<Vec<u8>>, u64)> {
+        let mut failure = None;
+        let mut parts: Vec<_> =
+            index.space_parts(space).iter().filter(|p| p.start <= offset && offset < p.end).copied().collect();
+        parts.sort_by_key(|p| index.pack(p.pack).map_or(2, |i| i.copy));
+        for part in parts {
+            match self.segment_in(index, part.pack, space, offset) {
+                Ok(Some(found)) => {
+                    if let Some(error) = failure {
+                        self.note_healed(format!("{error}"));
+                    }
+                    return Ok(found);
+                }
+                Ok(None) => {}
+                Err(error) if error.is_damage() => failure = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| RepoError::Missing { what: format!("byte {offset} of literal space {space}") }))
+    }
+
+    fn segment_in(
+        &self,
+        index: &RepositoryIndex,
+        pack: PackNumber,
+        space: VersionId,
+        offset: u64,
+    ) -> Result<Option<(Arc<Vec<u8>>, u64)>> {
+        let table = self.table(index, pack)?;
+        let Some((ordinal, start, _)) = table.segment(space, offset) else { return Ok(None) };
+        {
+            let mut cache = locked(&self.segments);
+            cache.tick += 1;
+            let tick = cache.tick;
+            if let Some((bytes, used)) = cache.entries.get_mut(&(pack, ordinal)) {
+                *used = tick;
+                return Ok(Some((Arc::clone(bytes), start)));
+            }
+        }
+        let bytes = Arc::new(self.blob(index, pack, &table, ordinal)?);
+        self.counters.decoded_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let mut cache = locked(&self.segments);
+        cache.tick += 1;
+        let tick = cache.tick;
+        cache.make_room(bytes.len(), self.segment_bytes_max);
+        if cache.entries.insert((pack, ordinal), (Arc::clone(&bytes), tick)).is_none() {
+            cache.bytes += bytes.len();
+        }
+        Ok(Some((bytes, start)))
+    }
+}
+
+impl SegmentCache {
+    /// Drops the entries that were not used for longest until `incoming` fits.
+    fn make_room(&mut self, incoming: usize, bytes_max: usize) {
+        while self.bytes + incoming > bytes_max && !self.entries.is_empty() {
+            let oldest = self.entries.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
+            if let Some((bytes, _)) = oldest.and_then(|key| self.entries.remove(&key)) {
+                self.bytes -= bytes.len();
+            }
+        }
+    }
+}
+
+/// The place of a pack's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackTrailer {
+    /// Offset in the object.
+    pub table_offset: u64,
+    /// Its stored length.
+    pub stored_len: u32,
+    /// Its length after decryption and decompression.
+    pub raw_len: u32,
+}
+
+impl PackTrailer {
+    /// Reads the bytes that stand before the footer.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; PACK_TRAILER_BYTES] = bytes.try_into().ok()?;
+        let (offset, rest) = bytes.split_first_chunk::<8>()?;
+        let (stored, rest) = rest.split_first_chunk::<4>()?;
+        let (raw, zero) = rest.split_first_chunk::<4>()?;
+        let (table_offset, stored_len) = (u64::from_le_bytes(*offset), u32::from_le_bytes(*stored));
+        let raw_len = u32::from_le_bytes(*raw);
+        let sane = zero == [0; 4] && (raw_len as usize) <= TABLE_BYTES_MAX && (stored_len as usize) <= TABLE_BYTES_MAX;
+        sane.then_some(Self { table_offset, stored_len, raw_len })
+    }
+}
+
+/// Opens a sealed table.
+///
+/// # Errors
+/// [`RepoError::Damaged`].
+pub fn decode_table(keys: &Keys, pack: PackId, place: &PackTrailer, sealed: &[u8]) -> Result<PackTable> {
+    let context = BlobContext { object: pack.0, ordinal: TABLE_ORDINAL, kind: KIND_TABLE, raw_len: place.raw_len };
+    let damaged = |source: crate::format::Error| RepoError::damaged_pack(pack, format!("its table: {source}"));
+    let packed = keys.index().open(&context, sealed).map_err(damaged)?;
+    let mut raw = Vec::new();
+    compress::decompress_exact(&packed, place.raw_len as usize, &mut raw).map_err(damaged)?;
+    codec::decode::<PackTable, TABLE_BYTES_MAX>(&raw).map_err(damaged)
+}
+
+/// Opens a sealed blob.
+///
+/// # Errors
+/// [`RepoError::Damaged`].
+pub fn open_blob(keys: &Keys, pack: PackId, ordinal: u32, entry: &BlobEntry, stored: &[u8]) -> Result<Vec<u8>> {
+    let context = BlobContext { object: pack.0, ordinal, kind: entry.meta.kind(), raw_len: entry.raw_bytes };
+    let damaged = |source: crate::format::Error| RepoError::damaged_pack(pack, format!("blob {ordinal}: {source}"));
+    if stored.len() < seal::OVERHEAD {
+        return Err(RepoError::damaged_pack(pack, format!("blob {ordinal} is too short")));
+    }
+    let packed = sealer_for(keys, entry.meta).open(&context, stored).map_err(damaged)?;
+    let mut raw = Vec::with_capacity(entry.raw_bytes as usize);
+    compress::decompress_exact(&packed, entry.raw_bytes as usize, &mut raw).map_err(damaged)?;
+    Ok(raw)
+}
+
+/// Reads an index object.
+///
+/// # Errors
+/// Storage errors and damage.
+pub fn load_index(store: &dyn ReadStore, keys: &Keys, id: crate::domain::id::IndexId) -> Result<IndexBody> {
+    let name = ObjectName::index(id);
+    let bytes = store.get(&name, envelope::OBJECT_BYTES_MAX)?;
+    decode_index(keys, id, &bytes)
+}
+
+/// Decodes the bytes of an index object.
+///
+/// # Errors
+/// Damage.
+pub fn decode_index(keys: &Keys, id: crate::domain::id::IndexId, bytes: &[u8]) -> Result<IndexBody> {
+    let damaged = |source| RepoError::Format { object: ObjectName::index(id).to_string(), source };
+    let expected =
+        Expected { repository: Some(keys.repository()), object_id: Some(id.0), ..Expected::any(ObjectTag::Index) };
+    let (_, content) = envelope::decode_object(bytes, &expected).map_err(damaged)?;
+    let short = || RepoError::Damaged { object: ObjectName::index(id).to_string(), reason: "it is too short".into() };
+    let (raw_len, sealed) = content.split_first_chunk::<4>().ok_or_else(short)?;
+    let raw_len = u32::from_le_bytes(*raw_len);
+    let context = BlobContext { object: id.0, ordinal: 0, kind: KIND_INDEX, raw_len };
+    let packed = keys.index().open(&context, sealed).map_err(damaged)?;
+    let mut raw = Vec::new();
+    compress::decompress_exact(&packed, raw_len as usize, &mut raw).map_err(damaged)?;
+    codec::decode::<IndexBody, TABLE_BYTES_MAX>(&raw).map_err(damaged)
+}

@@ -1,10 +1,13 @@
 //! holdfast: a content-addressed, deduplicating, encrypted backup repository for applications.
 //!
-//! Rooms, from the bottom: [`domain`] (values and decisions), [`fsio`] (operating system), [`format`] (bytes of every
-//! object), [`recipe`] (streams as ranges and edits), [`storage`] (named immutable objects), [`source`] and [`target`]
-//! (what is saved, where it is put back), [`repository`] (format and storage together, in the order that keeps data
-//! safe), [`ops`] (one use case each) and [`cli`]. Imports go downwards only.
+//! Rooms, from the bottom: [`domain`] (values and decisions), [`recipe`] (streams as ranges and edits), [`fsio`]
+//! (operating system), [`format`] (bytes of every object), [`storage`] (named immutable objects), [`source`] and
+//! [`target`] (what is saved, where it is put back), [`repository`] (format and storage together, in the order that
+//! keeps data safe), [`ops`] (one use case each) and [`cli`]. Imports go downwards only.
 
 pub mod domain;
-
+pub mod format;
+pub mod fsio;
 pub mod recipe;
+pub mod repository;
+pub mod storage;

@@ -3,13 +3,13 @@
 use super::error::{RepoError, Result};
 use super::index::{PackNumber, RepositoryIndex};
 use super::pack_writer::sealer_for;
-use crate::domain::id::{PackId, VersionId};
+use crate::domain::id::{IndexId, PackId, VersionId};
 use crate::format::envelope::{self, Expected, ObjectTag};
 use crate::format::records::{
     BlobEntry, BlobMeta, IndexBody, KIND_INDEX, KIND_TABLE, PACK_TRAILER_BYTES, PackTable, TABLE_ORDINAL,
 };
 use crate::format::seal::{self, BlobContext, Keys};
-use crate::format::{codec, compress};
+use crate::format::{codec, compress, sealed};
 use crate::storage::{ObjectName, ReadStore};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -334,7 +334,7 @@ pub fn open_blob(keys: &Keys, pack: PackId, ordinal: u32, entry: &BlobEntry, sto
 ///
 /// # Errors
 /// Storage errors and damage.
-pub fn load_index(store: &dyn ReadStore, keys: &Keys, id: crate::domain::id::IndexId) -> Result<IndexBody> {
+pub fn load_index(store: &dyn ReadStore, keys: &Keys, id: IndexId) -> Result<IndexBody> {
     let name = ObjectName::index(id);
     let bytes = store.get(&name, envelope::OBJECT_BYTES_MAX)?;
     decode_index(keys, id, &bytes)
@@ -344,17 +344,11 @@ pub fn load_index(store: &dyn ReadStore, keys: &Keys, id: crate::domain::id::Ind
 ///
 /// # Errors
 /// Damage.
-pub fn decode_index(keys: &Keys, id: crate::domain::id::IndexId, bytes: &[u8]) -> Result<IndexBody> {
+pub fn decode_index(keys: &Keys, id: IndexId, bytes: &[u8]) -> Result<IndexBody> {
     let damaged = |source| RepoError::Format { object: ObjectName::index(id).to_string(), source };
     let expected =
         Expected { repository: Some(keys.repository()), object_id: Some(id.0), ..Expected::any(ObjectTag::Index) };
-    let (_, content) = envelope::decode_object(bytes, &expected).map_err(damaged)?;
-    let short = || RepoError::Damaged { object: ObjectName::index(id).to_string(), reason: "it is too short".into() };
-    let (raw_len, sealed) = content.split_first_chunk::<4>().ok_or_else(short)?;
-    let raw_len = u32::from_le_bytes(*raw_len);
-    let context = BlobContext { object: id.0, ordinal: 0, kind: KIND_INDEX, raw_len };
-    let packed = keys.index().open(&context, sealed).map_err(damaged)?;
-    let mut raw = Vec::new();
-    compress::decompress_exact(&packed, raw_len as usize, &mut raw).map_err(damaged)?;
-    codec::decode::<IndexBody, TABLE_BYTES_MAX>(&raw).map_err(damaged)
+    let (_, body) =
+        sealed::decode::<IndexBody, TABLE_BYTES_MAX>(bytes, &expected, keys.index(), KIND_INDEX, 0).map_err(damaged)?;
+    Ok(body)
 }

@@ -12,7 +12,7 @@ use crate::format::records::{
     TABLE_ORDINAL,
 };
 use crate::format::seal::{self, BlobContext, Keys, Sealer};
-use crate::format::{codec, compress};
+use crate::format::{codec, compress, sealed};
 use crate::storage::{ObjectName, ObjectWriter, ReadStore, WriteStore};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -221,15 +221,9 @@ pub fn put_index(
     body: &IndexBody,
 ) -> Result<(IndexId, u64)> {
     let id = IndexId(random.bytes());
-    let raw = codec::encode(body);
-    let mut packed = Vec::new();
-    compress::compress(TABLE_LEVEL, &raw, &mut packed);
-    let raw_len = length_u32(raw.len(), "An index object")?;
-    let sealed = keys.index().seal(&BlobContext { object: id.0, ordinal: 0, kind: KIND_INDEX, raw_len }, &packed);
-    let mut content = raw_len.to_le_bytes().to_vec();
-    content.extend_from_slice(&sealed);
     let header = Header::new(ObjectTag::Index, keys.repository(), id.0, keys.suite().number());
-    let bytes = envelope::encode_object(&header, &content);
+    let bytes = sealed::encode(&header, keys.index(), KIND_INDEX, 0, body)
+        .map_err(|_| RepoError::Limit { what: "An index object".to_owned() })?;
     store.put_new(&ObjectName::index(id), &bytes)?;
     Ok((id, bytes.len() as u64))
 }

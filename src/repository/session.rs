@@ -1,0 +1,258 @@
+//! A backup's session: from `start` to the commit, in the order that prune relies on.
+//!
+//! 1. `start` is durable and marks the run alive. 2. The condemned records are listed and written down as `saw`.
+//! 3. Only then is the index read. 4. Packs and index objects become durable. 5. Every new version is decoded from
+//! storage and compared with the hashes of what was read. 6. The snapshot record and its copy are written into the
+//! session. 7. One rename turns the session into a snapshot. docs/format.md, "Sessions", says why this order.
+
+use super::error::{RepoError, Result};
+use super::index::RepositoryIndex;
+use super::index_loader;
+use super::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
+use super::pack_writer::PackWriter;
+use super::snapshots;
+use super::stream_reader::{StreamReader, read_head};
+use crate::domain::id::{Digest, SnapshotId, VersionId};
+use crate::domain::snapshot::Snapshot;
+use crate::domain::system::Random;
+use crate::format::chunker::Chunker;
+use crate::format::envelope::{Header, ObjectTag};
+use crate::format::records::{KIND_SESSION, Proof};
+use crate::format::seal::Keys;
+use crate::format::sealed;
+use crate::format::stream_hash::StreamHasher;
+use crate::recipe::sketch::{SKETCH_COMMON_MIN, Sketch};
+use crate::storage::{ObjectKind, ObjectName, SessionGuard, SessionPart, WriteStore};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Bytes decoded at a time when a version is proved.
+const PROOF_BYTES: u64 = 2 << 20;
+
+/// Who runs: the part `start` of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStart {
+    /// The session.
+    pub id: SnapshotId,
+    /// Host name.
+    pub host: String,
+    /// Process id.
+    pub process: u32,
+    /// When it began, nanoseconds since 1970 UTC.
+    pub started_ns: i64,
+    /// Names of the sources it works on.
+    pub sources: Vec<String>,
+}
+
+/// Condemned records that the run had seen before it read the index: the part `saw`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSaw {
+    /// Ids of condemned records.
+    pub condemned: Vec<[u8; 16]>,
+}
+
+/// A backup in progress.
+pub struct BackupSession {
+    pub(crate) store: Arc<dyn WriteStore>,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) index: RepositoryIndex,
+    pub(crate) reader: PackReader,
+    pub(crate) writer: PackWriter,
+    pub(crate) chunker: Chunker,
+    guard: Box<dyn SessionGuard>,
+    added: HashMap<VersionId, u64>,
+}
+
+impl std::fmt::Debug for BackupSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BackupSession({})", self.guard.id())
+    }
+}
+
+impl BackupSession {
+    /// Opens a session: steps 1 to 3.
+    ///
+    /// # Errors
+    /// Storage errors; damage of an index object that cannot be made good from the packs.
+    pub fn begin(
+        store: Arc<dyn WriteStore>,
+        keys: Arc<Keys>,
+        random: Arc<dyn Random>,
+        start: &SessionStart,
+        load: impl FnOnce(&dyn WriteStore, &Keys) -> Result<RepositoryIndex>,
+    ) -> Result<Self> {
+        let header = |tag| Header::new(tag, keys.repository(), start.id.0, keys.suite().number());
+        let limit = |_| RepoError::Limit { what: "A session record".to_owned() };
+        let bytes =
+            sealed::encode(&header(ObjectTag::SessionStart), keys.meta(), KIND_SESSION, 0, start).map_err(limit)?;
+        let guard = store.begin_session(start.id, &bytes)?;
+        let condemned = index_loader::condemned_ids(store.as_ref())?;
+        let saw = SessionSaw { condemned };
+        let bytes = sealed::encode(&header(ObjectTag::SessionSaw), keys.meta(), KIND_SESSION, 1, &saw).map_err(limit)?;
+        store.put_new(&ObjectName::session(start.id, SessionPart::Saw), &bytes)?;
+        let index = load(store.as_ref(), &keys)?;
+        let reader = PackReader::new(Arc::clone(&store) as Arc<_>, Arc::clone(&keys), SEGMENT_CACHE_BYTES);
+        let writer = PackWriter::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&random));
+        let chunker = Chunker::new(&keys.gear_table());
+        Ok(Self { store, keys, random, index, reader, writer, chunker, guard, added: HashMap::new() })
+    }
+
+    /// The session's id: the id of the snapshot to be.
+    pub fn id(&self) -> SnapshotId {
+        self.guard.id()
+    }
+
+    /// The index the run works with.
+    pub fn index(&self) -> &RepositoryIndex {
+        &self.index
+    }
+
+    /// The reader the run works with.
+    pub fn reader(&self) -> &PackReader {
+        &self.reader
+    }
+
+    /// Opens a version as a parent, if its whole closure can be relied on. Damage makes it unusable, not an error:
+    /// the stream is then stored in full and the repository heals.
+    ///
+    /// # Errors
+    /// Storage errors other than damage.
+    pub fn open_parent(&self, version: VersionId) -> Result<Option<StreamReader>> {
+        match StreamReader::open(&self.index, &self.reader, version) {
+            Ok(reader) if reader.is_usable(&self.index) => Ok(Some(reader)),
+            Ok(_) => Ok(None),
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Of the candidates, the version whose beginning resembles the sketch most, if any does.
+    pub(crate) fn most_alike(&self, sketch: &Sketch, candidates: &[VersionId]) -> Result<Option<StreamReader>> {
+        let mut best: Option<(usize, VersionId)> = None;
+        for &version in candidates {
+            let head = match read_head(&self.index, &self.reader, version) {
+                Ok((head, _)) => head,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            let common = head.sketch.common(sketch);
+            let enough = SKETCH_COMMON_MIN.min(sketch.0.len().max(1));
+            if common >= enough && best.is_none_or(|(most, _)| common > most) {
+                best = Some((common, version));
+            }
+        }
+        best.map_or(Ok(None), |(_, version)| self.open_parent(version))
+    }
+
+    /// Takes note of packs that the writer finished.
+    pub(crate) fn absorb_finished(&mut self) {
+        for (pack, index) in self.writer.take_finished() {
+            for blob in &pack.table.blobs {
+                let number = match blob.meta {
+                    crate::format::records::BlobMeta::Segment { space, .. } => space,
+                    crate::format::records::BlobMeta::Head { version, .. }
+                    | crate::format::records::BlobMeta::Slice { version, .. } => version,
+                };
+                if let Some(&id) = pack.table.ids.get(number as usize) {
+                    *self.added.entry(id).or_default() += u64::from(blob.stored_bytes);
+                }
+            }
+            self.index.add_pack(&pack, index, false);
+        }
+    }
+
+    /// Step 4: everything written so far is durable and indexed.
+    ///
+    /// # Errors
+    /// Storage errors; damage found when reading back.
+    pub fn flush(&mut self) -> Result<()> {
+        self.writer.flush()?;
+        self.absorb_finished();
+        Ok(())
+    }
+
+    /// Stored bytes that a version added, second copies included. Complete after [`Self::flush`].
+    pub fn added_bytes(&self, version: VersionId) -> u64 {
+        self.added.get(&version).copied().unwrap_or(0)
+    }
+
+    /// Stored bytes of all packs and index objects of this run.
+    pub fn stored_bytes(&self) -> u64 {
+        self.writer.stored_bytes()
+    }
+
+    /// Step 5: decodes a version from storage and compares it with the hashes taken while it was read.
+    ///
+    /// # Errors
+    /// [`RepoError::ProofFailed`], damage, storage errors.
+    pub fn prove(&self, version: VersionId) -> Result<()> {
+        prove_stream(&self.index, &self.reader, version)
+    }
+
+    /// Steps 6 and 7. Returns the digest of the record.
+    ///
+    /// # Errors
+    /// Storage errors; [`crate::storage::ErrorKind::Fenced`] when the session was declared dead.
+    pub fn commit(self, snapshot: &Snapshot) -> Result<Digest> {
+        let mut digest = Digest::default();
+        for (copy, part) in [(0u8, SessionPart::Manifest), (1, SessionPart::ManifestCopy)] {
+            let bytes = snapshots::encode(&self.keys, snapshot, copy)?;
+            if snapshots::decode(&self.keys, snapshot.id, copy, &bytes)? != *snapshot {
+                return Err(RepoError::ProofFailed {
+                    what: "the snapshot record".to_owned(),
+                    reason: "it decodes to another record".to_owned(),
+                });
+            }
+            if copy == 0 {
+                digest = Digest(*blake3::hash(&bytes).as_bytes());
+            }
+            self.store.put_new(&ObjectName::session(snapshot.id, part), &bytes)?;
+        }
+        self.store.commit(self.guard.as_ref())?;
+        Ok(digest)
+    }
+}
+
+/// Decodes a whole version and compares it with its proof. For the contents of files only the length can be compared
+/// here; each file is proved by its hash in the tree.
+///
+/// # Errors
+/// [`RepoError::ProofFailed`], damage, storage errors.
+pub fn prove_stream(index: &RepositoryIndex, packs: &PackReader, version: VersionId) -> Result<()> {
+    let mut reader = StreamReader::open(index, packs, version)?;
+    let proof = reader.head().proof.clone();
+    let (mut at, total) = (0, reader.plain_bytes());
+    let mut hasher = StreamHasher::default();
+    let mut buffer = Vec::new();
+    while at < total {
+        let to = (at + PROOF_BYTES).min(total);
+        buffer.clear();
+        reader.read(index, packs, at, to, &mut buffer)?;
+        hasher.update(&buffer);
+        at = to;
+    }
+    let hash = hasher.finish();
+    let failed = |reason: String| Err(RepoError::ProofFailed { what: format!("version {version}"), reason });
+    match proof {
+        Proof::Stream { root, leaves } if root != hash.root || leaves != hash.leaves => {
+            let leaf = leaves.iter().zip(&hash.leaves).position(|(a, b)| a != b).unwrap_or(0);
+            failed(format!("the hashes differ in MiB {leaf}"))
+        }
+        _ if hash.plain_bytes != total => failed("the lengths differ".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// Sessions that have not committed, with a word on whether they live.
+///
+/// # Errors
+/// Storage errors.
+pub fn open_sessions(store: &dyn WriteStore) -> Result<Vec<(SnapshotId, bool)>> {
+    let mut ids: Vec<SnapshotId> =
+        store.list(ObjectKind::Session)?.iter().filter_map(|i| snapshots::id_of(&i.name)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into_iter().map(|id| Ok((id, store.session_is_alive(id)?))).collect()
+}

@@ -1,0 +1,363 @@
+//! Reads a stored version: chain of records, flat recipe of a window, bytes.
+
+use super::error::{RepoError, Result};
+use super::index::{RecordPlace, RepositoryIndex};
+use super::pack_reader::PackReader;
+use crate::domain::id::VersionId;
+use crate::format::codec;
+use crate::format::records::{SliceInfo, VersionHead};
+use crate::format::slice::{self, OWN, SliceFrame};
+use crate::recipe::compose::{self, Uncovered};
+use crate::recipe::run::{PARENT, Run};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Longest chain that a reader follows; writers stay far below.
+pub const DEPTH_MAX: usize = 4096;
+/// Largest encoded head.
+const HEAD_BYTES_MAX: usize = 64 << 20;
+/// Stream bytes flattened at a time.
+const WINDOW_BYTES: u64 = 16 << 20;
+/// Decoded runs of slices kept, bytes.
+const SLICES_KEPT_BYTES: usize = 20 << 20;
+
+impl From<Uncovered> for RepoError {
+    fn from(error: Uncovered) -> Self {
+        Self::Damaged { object: "a recipe".to_owned(), reason: error.to_string() }
+    }
+}
+
+/// One record of a chain, with what is needed to place its slices.
+#[derive(Debug)]
+struct Level {
+    head: VersionHead,
+    places: Vec<RecordPlace>,
+    frames: Vec<SliceFrame>,
+    /// Record-local space numbers to numbers in [`StreamReader::spaces`].
+    spaces: Vec<u32>,
+}
+
+/// Reads any part of one version. Cheap to open, bounded in memory.
+#[derive(Debug)]
+pub struct StreamReader {
+    levels: Vec<Level>,
+    spaces: Vec<VersionId>,
+    slices: HashMap<(usize, usize), (Arc<Vec<Run>>, u64)>,
+    slices_bytes: usize,
+    tick: u64,
+    window: (u64, u64, Arc<Vec<Run>>),
+}
+
+/// Reads a record's head, from whichever copy is good.
+///
+/// # Errors
+/// [`RepoError::Missing`] without any, damage when all are damaged.
+pub fn read_head(
+    index: &RepositoryIndex,
+    packs: &PackReader,
+    version: VersionId,
+) -> Result<(VersionHead, Vec<RecordPlace>)> {
+    let places = index.record_places(version);
+    let raw = read_record(index, packs, version, &places, None)?;
+    let damaged = |reason: &str| RepoError::damaged_version(version, reason);
+    let head: VersionHead =
+        codec::decode::<_, HEAD_BYTES_MAX>(&raw).map_err(|_| damaged("its head does not decode"))?;
+    let generation = places.first().map_or(0, |p| p.generation);
+    if head.version != version || head.generation != generation {
+        return Err(damaged("its head belongs to another record"));
+    }
+    let sum = |f: fn(&SliceInfo) -> u64| head.slices.iter().try_fold(0u64, |a, s| a.checked_add(f(s)));
+    if sum(|s| s.plain_bytes) != Some(head.plain_bytes) || sum(|s| s.literal_bytes) != Some(head.literal_bytes) {
+        return Err(damaged("its slices do not add up"));
+    }
+    if head.parent.is_none() && head.parent_bytes != 0 {
+        return Err(damaged("its head contradicts itself"));
+    }
+    Ok((head, places))
+}
+
+/// Reads a head (`slice` None) or slice from the first copy that is good.
+fn read_record(
+    index: &RepositoryIndex,
+    packs: &PackReader,
+    version: VersionId,
+    places: &[RecordPlace],
+    slice: Option<u32>,
+) -> Result<Vec<u8>> {
+    let mut failure = None;
+    for place in places {
+        let result = packs.table(index, place.pack).and_then(|table| {
+            let missing = || RepoError::Missing { what: format!("a part of the record of version {version}") };
+            let ordinal = table.record(version, place.generation, slice).ok_or_else(missing)?;
+            packs.blob(index, place.pack, &table, ordinal)
+        });
+        match result {
+            Ok(raw) => {
+                if let Some(error) = failure {
+                    packs.note_healed(format!("{error}"));
+                }
+                return Ok(raw);
+            }
+            Err(error) if error.is_damage() => failure = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| RepoError::Missing { what: format!("the record of version {version}") }))
+}
+
+impl StreamReader {
+    /// Opens a version: reads the heads of its whole chain.
+    ///
+    /// # Errors
+    /// Missing or damaged heads; a chain that is too long or goes round.
+    pub fn open(index: &RepositoryIndex, packs: &PackReader, version: VersionId) -> Result<Self> {
+        let mut reader = Self {
+            levels: Vec::new(),
+            spaces: Vec::new(),
+            slices: HashMap::new(),
+            slices_bytes: 0,
+            tick: 0,
+            window: (0, 0, Arc::default()),
+        };
+        let mut numbers: HashMap<VersionId, u32> = HashMap::new();
+        let mut next = Some((version, None));
+        while let Some((version, expected_bytes)) = next {
+            let damaged = |reason: &str| RepoError::damaged_version(version, reason);
+            if reader.levels.len() >= DEPTH_MAX || reader.levels.iter().any(|l| l.head.version == version) {
+                return Err(damaged("its chain of records does not end"));
+            }
+            let (head, places) = read_head(index, packs, version)?;
+            if expected_bytes.is_some_and(|n| n != head.plain_bytes) {
+                return Err(damaged("its length is not what the next version was made from"));
+            }
+            next = head.parent.map(|parent| (parent, Some(head.parent_bytes)));
+            let named = std::iter::once(version).chain(head.spaces.iter().copied());
+            let spaces = named
+                .map(|id| {
+                    *numbers.entry(id).or_insert_with(|| {
+                        reader.spaces.push(id);
+                        u32::try_from(reader.spaces.len() - 1).unwrap_or(u32::MAX - 1)
+                    })
+                })
+                .collect();
+            let frames = frames(&head);
+            reader.levels.push(Level { head, places, frames, spaces });
+        }
+        Ok(reader)
+    }
+
+    /// The head of the version itself.
+    ///
+    /// # Panics
+    /// Never: `open` puts at least one level.
+    pub fn head(&self) -> &VersionHead {
+        &self.levels[0].head
+    }
+
+    /// Length of the stream.
+    pub fn plain_bytes(&self) -> u64 {
+        self.head().plain_bytes
+    }
+
+    /// Records in the chain, this version's included.
+    pub fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// All literal spaces and versions that the chain names.
+    pub fn closure(&self) -> impl Iterator<Item = VersionId> + '_ {
+        self.spaces.iter().copied()
+    }
+
+    /// True when a backup may build on this version: nothing of its closure is condemned.
+    pub fn is_usable(&self, index: &RepositoryIndex) -> bool {
+        let condemned = |p: &RecordPlace| index.pack(p.pack).is_none_or(|i| i.condemned);
+        self.levels.iter().all(|l| !l.places.iter().any(condemned)) && self.closure().all(|s| index.space_is_usable(s))
+    }
+
+    /// The literal space that a number in flat runs means.
+    pub fn space(&self, number: u32) -> Option<VersionId> {
+        self.spaces.get(number as usize).copied()
+    }
+
+    /// The flat recipe of `[start, end)`: runs over literal spaces only, [`Run::space`] in this reader's numbering.
+    ///
+    /// # Errors
+    /// Damage.
+    pub fn flat(&mut self, index: &RepositoryIndex, packs: &PackReader, start: u64, end: u64) -> Result<Vec<Run>> {
+        compose::flatten(start, end, |level, cover| self.runs_of(index, packs, level, cover))
+    }
+
+    /// The runs of one level that overlap the intervals, spaces in this reader's numbering.
+    fn runs_of(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        level: usize,
+        cover: &[(u64, u64)],
+    ) -> Result<Vec<Run>> {
+        let Some(this) = self.levels.get(level) else {
+            return Err(RepoError::Damaged {
+                object: "a recipe".to_owned(),
+                reason: "it copies from a parent that it does not name".to_owned(),
+            });
+        };
+        let mut wanted: Vec<usize> = Vec::new();
+        for &(start, end) in cover {
+            let first = this.frames.partition_point(|f| f.dst_start + f.plain_bytes <= start);
+            let more = this.frames.iter().enumerate().skip(first).take_while(|(_, f)| f.dst_start < end);
+            for (n, _) in more {
+                if wanted.last() != Some(&n) {
+                    wanted.push(n);
+                }
+            }
+        }
+        wanted.dedup();
+        let mut out = Vec::new();
+        for n in wanted {
+            let runs = self.slice(index, packs, level, n)?;
+            if out.is_empty() && cover.len() == 1 {
+                let (start, end) = cover[0];
+                let from = runs.partition_point(|r| r.dst_end() <= start);
+                let to = runs.partition_point(|r| r.dst < end);
+                out.extend_from_slice(runs.get(from..to).unwrap_or_default());
+            } else {
+                out.extend_from_slice(&runs);
+            }
+        }
+        Ok(out)
+    }
+
+    /// A decoded slice, from the cache if it is there.
+    fn slice(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        level: usize,
+        n: usize,
+    ) -> Result<Arc<Vec<Run>>> {
+        self.tick += 1;
+        if let Some((runs, used)) = self.slices.get_mut(&(level, n)) {
+            *used = self.tick;
+            return Ok(Arc::clone(runs));
+        }
+        let this = &self.levels[level];
+        let frame = &this.frames[n];
+        let version = this.head.version;
+        let sequence = u32::try_from(n).unwrap_or(u32::MAX);
+        let raw = read_record(index, packs, version, &this.places, Some(sequence))?;
+        let mut runs =
+            slice::decode(&raw, frame).map_err(|e| RepoError::damaged_version(version, format!("slice {n}: {e}")))?;
+        for run in &mut runs {
+            if run.space != PARENT {
+                debug_assert!(run.space == OWN || run.space <= frame.spaces);
+                run.space = *this.spaces.get(run.space as usize).unwrap_or(&(u32::MAX - 1));
+            }
+        }
+        runs.shrink_to_fit();
+        let bytes = runs.len() * size_of::<Run>();
+        while self.slices_bytes + bytes > SLICES_KEPT_BYTES && !self.slices.is_empty() {
+            let oldest = self.slices.iter().min_by_key(|(_, (_, used))| *used).map(|(k, _)| *k);
+            if let Some((gone, _)) = oldest.and_then(|k| self.slices.remove(&k)) {
+                self.slices_bytes -= gone.len() * size_of::<Run>();
+            }
+        }
+        let runs = Arc::new(runs);
+        self.slices_bytes += bytes;
+        self.slices.insert((level, n), (Arc::clone(&runs), self.tick));
+        Ok(runs)
+    }
+
+    /// Appends the bytes of `[start, end)` to `out`.
+    ///
+    /// # Errors
+    /// Damage; a range beyond the stream's end.
+    pub fn read(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        start: u64,
+        end: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        if start > end || end > self.plain_bytes() {
+            return Err(RepoError::Missing { what: format!("bytes {start} to {end} of version {}", self.head().version) });
+        }
+        let mut at = start;
+        while at < end {
+            if !(self.window.0 <= at && at < self.window.1) {
+                let to = (at + WINDOW_BYTES).min(self.plain_bytes());
+                let flat = self.flat(index, packs, at, to)?;
+                self.window = (at, to, Arc::new(flat));
+            }
+            let stop = end.min(self.window.1);
+            let runs = Arc::clone(&self.window.2);
+            self.gather(index, packs, &runs, at, stop, out)?;
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn gather(
+        &self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        runs: &[Run],
+        start: u64,
+        end: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let first = runs.partition_point(|r| r.dst_end() <= start);
+        let mut held: Option<(u32, u64, Arc<Vec<u8>>)> = None;
+        for run in runs.get(first..).unwrap_or_default() {
+            if run.dst >= end {
+                break;
+            }
+            let from = run.dst.max(start);
+            let mut left = run.dst_end().min(end) - from;
+            let mut src = run.src + (from - run.dst);
+            while left > 0 {
+                let inside = held.as_ref().is_some_and(|(space, first, bytes)| {
+                    *space == run.space && src >= *first && src < *first + bytes.len() as u64
+                });
+                if !inside {
+                    let space = self.space(run.space).unwrap_or_default();
+                    let (bytes, first) = packs.segment(index, space, src)?;
+                    held = Some((run.space, first, bytes));
+                }
+                let Some((_, first, bytes)) = &held else { break };
+                let skip = usize::try_from(src - first).unwrap_or(usize::MAX);
+                let part = bytes.get(skip..).unwrap_or_default();
+                let take = part.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                if take == 0 {
+                    return Err(RepoError::Missing { what: format!("byte {src} of a literal space") });
+                }
+                out.extend_from_slice(&part[..take]);
+                src += take as u64;
+                left -= take as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn frames(head: &VersionHead) -> Vec<SliceFrame> {
+    let (mut dst, mut literal) = (0, 0);
+    let spaces = u32::try_from(head.spaces.len()).unwrap_or(u32::MAX - 2);
+    head.slices
+        .iter()
+        .map(|s| {
+            let frame = SliceFrame {
+                dst_start: dst,
+                plain_bytes: s.plain_bytes,
+                literal_start: literal,
+                literal_bytes: s.literal_bytes,
+                parent_bytes: head.parent_bytes,
+                spaces,
+            };
+            dst = dst.saturating_add(s.plain_bytes);
+            literal = literal.saturating_add(s.literal_bytes);
+            frame
+        })
+        .collect()
+}

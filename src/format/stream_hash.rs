@@ -76,7 +76,7 @@ impl StreamHasher {
             let leaves = if plain_bytes == 0 { Vec::new() } else { vec![root] };
             return StreamHash { root, leaves, plain_bytes };
         }
-        self.close_leaf();
+        self.leaves.push(Digest(self.current.finalize_non_root()));
         let root = root_of(&self.leaves);
         StreamHash { root, leaves: self.leaves, plain_bytes }
     }

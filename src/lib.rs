@@ -7,3 +7,5 @@
 
 pub mod domain;
 pub mod format;
+pub mod fsio;
+pub mod storage;

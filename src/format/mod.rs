@@ -4,8 +4,11 @@
 
 pub mod codec;
 pub mod compress;
+pub mod config_object;
 pub mod envelope;
+pub mod key_slot;
 pub mod seal;
+pub mod secret_text;
 
 /// Bytes that are not a valid object, or one that this version may not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +40,14 @@ pub enum Error {
         object: String,
         /// The unknown mandatory bits.
         bits: u32,
+    },
+    /// The memory that a key derivation asks for is not to be had.
+    #[error("{object} needs {bytes} bytes of memory to be opened, and the system does not give them")]
+    OutOfMemory {
+        /// The object.
+        object: String,
+        /// What it asks for.
+        bytes: u64,
     },
 }
 

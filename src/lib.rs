@@ -8,4 +8,5 @@
 pub mod domain;
 pub mod format;
 pub mod fsio;
+pub mod repository;
 pub mod storage;

@@ -2,12 +2,11 @@
 //! authenticated with one.
 //!
 //! Body: mac[32], then the record (suite u16, created, made by, chunker, pack target, notes; see `Record`).
-//! mac = MAC key over `holdfast v1 config` | version u16 | mandatory bits u32 | optional bits u32 | suite u16 |
-//! repository id | record. Whoever changes the suite or the chunker without the key is noticed on opening; without
+//! mac = MAC key over `holdfast v1 config` | header with copy number 0 | record. Whoever changes the suite or the chunker without the key is noticed on opening; without
 //! encryption the key is public and the mac finds damage only.
 
 use super::codec;
-use super::envelope::{self, Expected, FORMAT_VERSION, Header, ObjectTag};
+use super::envelope::{self, Expected, Header, ObjectTag};
 use super::seal::{Keys, Suite};
 use super::{Error, Result};
 use crate::domain::id::RepositoryId;
@@ -172,16 +171,7 @@ impl UnverifiedConfig {
 }
 
 fn authenticated(header: &Header, record: &[u8]) -> Vec<u8> {
-    [
-        b"holdfast v1 config".as_slice(),
-        &FORMAT_VERSION.to_le_bytes(),
-        &header.mandatory_features.to_le_bytes(),
-        &header.optional_features.to_le_bytes(),
-        &header.suite.to_le_bytes(),
-        &header.repository.0,
-        record,
-    ]
-    .concat()
+    [b"holdfast v1 config".as_slice(), &header.with_copy(0).to_bytes(), record].concat()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //!   recovery slot`) over secret | salt. They are random, so stretching them would gain nothing.
 //!
 //! The first 32 are the key of AES-256-GCM (nonce zero: the salt is fresh, so the key seals one text; additional data =
-//! `holdfast v1 key slot` | repository id | slot id | record). The other 32 are the commitment in the record, compared
+//! `holdfast v1 key slot` | header with copy number 0 | record). The other 32 are the commitment in the record, compared
 //! in constant time before anything is decrypted: without it one slot could be made to open under many passphrases.
 //!
 //! Invariant: costs outside the bounds are refused before any work is done for them, and the derivation's memory is
@@ -191,6 +191,8 @@ pub struct KeySlot {
     pub repository: RepositoryId,
     /// What it says about itself.
     pub facts: SlotFacts,
+    /// The header's bits that a reader may ignore; authenticated like the facts.
+    optional_features: u32,
     sealed: [u8; SEALED_BYTES],
 }
 
@@ -220,15 +222,15 @@ impl KeySlot {
             salt,
             commitment: derived.commitment,
         };
-        let aad = additional_data(repository, id, &facts);
-        let mut sealed = [0u8; SEALED_BYTES];
-        let (text, tag_place) = sealed.split_at_mut(32);
+        let mut slot = Self { id, repository, facts, optional_features: 0, sealed: [0; SEALED_BYTES] };
+        let aad = slot.additional_data();
+        let (text, tag_place) = slot.sealed.split_at_mut(32);
         text.copy_from_slice(&**root);
         match aes_key(&derived.key).seal_in_place_separate_tag(zero_nonce(), Aad::from(&aad), text) {
             Ok(tag) => tag_place.copy_from_slice(tag.as_ref()),
             Err(_) => unreachable!("AES-256-GCM seals 32 bytes"),
         }
-        Ok(Self { id, repository, facts, sealed })
+        Ok(slot)
     }
 
     /// The root key; `None` when the secret is not the slot's.
@@ -243,7 +245,7 @@ impl KeySlot {
         if aws_lc_rs::constant_time::verify_slices_are_equal(&derived.commitment, &self.facts.commitment).is_err() {
             return Ok(None);
         }
-        let aad = additional_data(self.repository, self.id, &self.facts);
+        let aad = self.additional_data();
         let mut root = RootKey::default();
         let (text, tag) = self.sealed.split_at(32);
         root.copy_from_slice(text);
@@ -257,9 +259,16 @@ impl KeySlot {
     pub fn encode(&self, copy: u16) -> Vec<u8> {
         let mut body = codec::encode(&self.facts);
         body.extend_from_slice(&self.sealed);
-        let suite = Suite::Aes256Gcm.number();
-        let header = Header::new(ObjectTag::KeySlot, self.repository, self.id.0, suite).with_copy(copy);
-        envelope::encode_object(&header, &body)
+        envelope::encode_object(&self.header().with_copy(copy), &body)
+    }
+
+    fn header(&self) -> Header {
+        let header = Header::new(ObjectTag::KeySlot, self.repository, self.id.0, Suite::Aes256Gcm.number());
+        Header { optional_features: self.optional_features, ..header }
+    }
+
+    fn additional_data(&self) -> Vec<u8> {
+        [b"holdfast v1 key slot".as_slice(), &self.header().to_bytes(), &codec::encode(&self.facts)].concat()
     }
 
     /// Reads a stored slot.
@@ -286,7 +295,7 @@ impl KeySlot {
         if facts.kdf.is_some_and(|costs| !costs.are_acceptable()) {
             return Err(damaged(at_body, "the costs of its key derivation are out of bounds"));
         }
-        Ok(Self { id, repository, facts, sealed: *sealed })
+        Ok(Self { id, repository, facts, optional_features: header.optional_features, sealed: *sealed })
     }
 }
 
@@ -331,10 +340,6 @@ fn argon2id(id: KeySlotId, passphrase: &[u8], salt: &[u8; 32], costs: KdfCosts, 
     argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
         .hash_password_into_with_memory(passphrase, salt, out, &mut memory)
         .map_err(|error| Error::damaged(describe(id), 0, format!("its key cannot be derived ({error})")))
-}
-
-fn additional_data(repository: RepositoryId, id: KeySlotId, facts: &SlotFacts) -> Vec<u8> {
-    [b"holdfast v1 key slot".as_slice(), &repository.0, &id.0, &codec::encode(facts)].concat()
 }
 
 fn describe(id: KeySlotId) -> String {
@@ -430,12 +435,13 @@ mod tests {
     fn what_a_slot_says_about_itself_cannot_be_changed() {
         let secret = Secret::new_key_file(&SeededRandom::new(1));
         let slot = seal(&secret);
-        let mut others = vec![slot.clone(); 5];
+        let mut others = vec![slot.clone(); 6];
         others[0].facts.label = "desktop".into();
         others[1].facts.created_ns += 1;
         others[2].facts.host = "elsewhere".into();
         others[3].id = KeySlotId([1; 16]);
         others[4].repository = RepositoryId([1; 16]);
+        others[5].optional_features = 1;
         for other in others {
             assert!(other.open(&secret).is_err(), "{other:?}");
         }

@@ -251,3 +251,40 @@ fn a_file_of_another_length_is_dead() {
     drop(pending);
     assert!(!temporary.exists());
 }
+
+/// A real limit: a process that may write no file longer than a few KiB, which is this test once more.
+#[test]
+fn a_full_disk_is_reported_and_leaves_nothing() {
+    const PLACE: &str = "HOLDFAST_TEST_FULL_DISK";
+    if let Some(at) = std::env::var_os(PLACE) {
+        let store = LocalStore::open(Path::new(&at)).unwrap();
+        let name = ObjectName::index(IndexId([1; 16]));
+        assert_eq!(store.put_new(&name, &[7; 1 << 20]).unwrap_err().kind, ErrorKind::NoSpace);
+        assert_eq!(store.stored_bytes(&name).unwrap(), None);
+        let mut writer = store.create(&name).unwrap();
+        let failed = (0..1024).find_map(|_| writer.write(&[7; 1024]).err()).unwrap();
+        assert_eq!(failed.kind, ErrorKind::NoSpace);
+        assert!(writer.write(b"x").is_err(), "a writer that failed stays failed");
+        assert!(writer.finish().is_err(), "and never gives its object a name");
+        assert_eq!(store.stored_bytes(&name).unwrap(), None);
+        assert_eq!(store.list(ObjectKind::Temporary).unwrap(), []);
+        store.put_new(&name, b"short enough").unwrap();
+        return;
+    }
+    let (_dir, store) = repository();
+    let at = store.inner.path.clone();
+    drop(store);
+    let limited = "trap '' XFSZ; ulimit -f 16; exec \"$0\" --exact \"$1\" --nocapture";
+    let name = concat!(module_path!(), "::a_full_disk_is_reported_and_leaves_nothing");
+    let output = std::process::Command::new("sh")
+        .args(["-c", limited])
+        .arg(std::env::current_exe().unwrap())
+        .arg(name.split_once("::").unwrap().1)
+        .env(PLACE, &at)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let object = LocalStore::open(&at).unwrap().get(&ObjectName::index(IndexId([1; 16])), 99).unwrap();
+    assert_eq!(object, b"short enough");
+}

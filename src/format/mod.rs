@@ -5,10 +5,13 @@
 pub mod chunker;
 pub mod codec;
 pub mod compress;
+pub mod config_object;
 pub mod envelope;
+pub mod key_slot;
 pub mod records;
 pub mod seal;
 pub mod sealed;
+pub mod secret_text;
 pub mod slice;
 pub mod stream_hash;
 
@@ -42,6 +45,14 @@ pub enum Error {
         object: String,
         /// The unknown mandatory bits.
         bits: u32,
+    },
+    /// The memory that a key derivation asks for is not to be had.
+    #[error("{object} needs {bytes} bytes of memory to be opened, and the system does not give them")]
+    OutOfMemory {
+        /// The object.
+        object: String,
+        /// What it asks for.
+        bytes: u64,
     },
 }
 

@@ -8,7 +8,9 @@
 //! * `commit` publishes a session as a snapshot in one step, and fails if the session was fenced; `fence` in one step
 //!   makes a later `commit` fail. Of two racing calls exactly one wins.
 
+
 pub mod conformance;
+pub mod local;
 pub mod memory;
 
 use crate::domain::id::{IndexId, KeySlotId, PackId, SnapshotId};
@@ -42,8 +44,16 @@ pub enum ObjectKind {
 impl ObjectKind {
     /// All kinds, in reading order.
     pub const ALL: [Self; 10] = [
-        Self::Config, Self::Key, Self::Snapshot, Self::Index, Self::Pack,
-        Self::Session, Self::Fenced, Self::Condemned, Self::Quarantine, Self::Temporary,
+        Self::Config,
+        Self::Key,
+        Self::Snapshot,
+        Self::Index,
+        Self::Pack,
+        Self::Session,
+        Self::Fenced,
+        Self::Condemned,
+        Self::Quarantine,
+        Self::Temporary,
     ];
 
     /// The folder, without slash.

@@ -1,0 +1,5 @@
+//! The front: arguments, configuration, environment, terminal. The only room that prints and reads the environment.
+
+pub mod exit_code;
+pub mod failure;
+pub mod json;

@@ -5,4 +5,5 @@ pub mod exit_code;
 pub mod failure;
 pub mod json;
 pub mod output;
+pub mod progress;
 pub mod signals;

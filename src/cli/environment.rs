@@ -8,13 +8,19 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+const SYSTEM_CONFIG: &str = "/etc/holdfast";
+
 /// The surroundings of one run.
 #[derive(Clone)]
 pub struct Environment {
     /// The variables. Secrets are among them: this type never prints their values.
     pub variables: BTreeMap<OsString, OsString>,
+    /// The variables that came from a file, and the file.
+    pub from_file: BTreeMap<OsString, PathBuf>,
     /// The working directory.
     pub directory: PathBuf,
+    /// The folder of the machine's configuration.
+    pub system_config: PathBuf,
     /// The user's home.
     pub home: Option<PathBuf>,
     /// The effective user id.
@@ -62,7 +68,9 @@ impl Environment {
         let entry = nix::unistd::User::from_uid(uid).ok().flatten();
         let home = variables.get(OsStr::new("HOME")).filter(|h| !h.is_empty()).map(PathBuf::from);
         Ok(Self {
+            from_file: BTreeMap::new(),
             directory: std::env::current_dir()?,
+            system_config: PathBuf::from(SYSTEM_CONFIG),
             home: home.or_else(|| entry.as_ref().map(|e| e.dir.clone())),
             uid: uid.as_raw(),
             user: entry.map_or_else(|| uid.to_string(), |e| e.name),
@@ -81,7 +89,10 @@ impl Environment {
     pub fn empty(directory: impl Into<PathBuf>) -> Self {
         Self {
             variables: BTreeMap::new(),
+            from_file: BTreeMap::new(),
             directory: directory.into(),
+            // A test must not see the configuration of the machine it runs on.
+            system_config: PathBuf::from("/nonexistent"),
             home: None,
             uid: 1000,
             user: "tester".to_owned(),

@@ -1,0 +1,2 @@
+//! args
+pub mod url;

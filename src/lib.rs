@@ -5,9 +5,11 @@
 //! [`target`] (what is saved, where it is put back), [`repository`] (format and storage together, in the order that
 //! keeps data safe), [`ops`] (one use case each) and [`cli`]. Imports go downwards only.
 
+pub mod cli;
 pub mod domain;
 pub mod format;
 pub mod fsio;
+pub mod ops;
 pub mod recipe;
 pub mod repository;
 pub mod storage;

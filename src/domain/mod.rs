@@ -2,5 +2,8 @@
 
 pub mod entry;
 pub mod id;
+pub mod selector;
 pub mod snapshot;
 pub mod system;
+pub mod time_spec;
+pub mod units;

@@ -1,0 +1,69 @@
+//! `restore`.
+
+use clap::{ArgGroup, Args, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Which kinds of source are restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RestoreType {
+    /// Everything
+    Full,
+    /// PostgreSQL and SQLite sources
+    Database,
+    /// Files sources
+    Codebase,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("place").required(true).multiple(false).args(["target", "to"]), after_help = "\
+Examples:
+  holdfast restore @'2 hours ago' --target /tmp/out
+  holdfast restore latest:/srv/app/config --target /tmp/out
+  holdfast restore 20240708_143022 --type database --target /tmp/out
+  holdfast restore latest --source app-db --to postgres://admin@127.0.0.1/app_copy
+
+Files go to DIR followed by their absolute path, databases to DIR/NAME.dump and DIR/NAME.sqlite3. The directory must be
+new or empty and the database must not exist; otherwise nothing is touched (exit code 24).")]
+pub struct RestoreArgs {
+    /// The snapshot, with :PATH for a part of its files
+    #[arg(value_name = "SELECTOR")]
+    pub selector: OsString,
+    /// Host and sources.
+    #[command(flatten)]
+    pub scope: super::scope::ScopeArgs,
+    /// Restore into this directory
+    #[arg(long, value_name = "DIR")]
+    pub target: Option<PathBuf>,
+    /// Restore one database into this new database; a password in the URL is refused
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+    /// What to restore
+    #[arg(long = "type", value_name = "TYPE", value_enum, conflicts_with_all = ["db_only", "code_only"])]
+    pub kind: Option<RestoreType>,
+    /// Only databases
+    #[arg(long, conflicts_with = "code_only")]
+    pub db_only: bool,
+    /// Only files
+    #[arg(long)]
+    pub code_only: bool,
+    /// Only files that match, in gitignore syntax (repeatable)
+    #[arg(long, value_name = "RULE", conflicts_with = "to")]
+    pub include: Vec<String>,
+    /// Leave out files that match, in gitignore syntax (repeatable)
+    #[arg(long, value_name = "RULE", conflicts_with = "to")]
+    pub exclude: Vec<String>,
+}
+
+impl RestoreArgs {
+    /// The three ways to say what is restored, as one.
+    pub fn restore_type(&self) -> RestoreType {
+        match (self.kind, self.db_only, self.code_only) {
+            (Some(kind), _, _) => kind,
+            (None, true, _) => RestoreType::Database,
+            (None, _, true) => RestoreType::Codebase,
+            _ => RestoreType::Full,
+        }
+    }
+}

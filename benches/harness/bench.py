@@ -42,7 +42,7 @@ def begin(tool):
     tool.prepare()
     empty, _, _ = tree_size(tool.repo)
     return {"tool": tool.name, "version": tool.version(), "encrypted": tool.encrypted, "empty_bytes": empty, "sizes": [],
-            "backups": [], "restores": {}, "error": None}
+            "taken_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "backups": [], "restores": {}, "error": None}
 
 
 def rotated(things, number):
@@ -184,9 +184,23 @@ def measure(workload, options):
     return {"workload": workload.name, "title": workload.title, "quick": options.quick, "cold": options.cold,
             "states": len(states), "input": workload.describe(options.data, options.quick),
             "logical_bytes": sum(os.path.getsize(s) for s in states) if workload.kind == "stream" else None,
-            "taken_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "load": os.getloadavg()},
             "tools": list(results.values())}
+
+
+def keep_other_tools(record, path):
+    """A run limited to some tools keeps the rows of the others from the last run of the same input."""
+    try:
+        with open(path) as file:
+            before = json.load(file)
+    except (OSError, ValueError):
+        return record
+    if (before["input"], before["states"], before["cold"]) == (record["input"], record["states"], record["cold"]):
+        new = {tool["tool"] for tool in record["tools"]}
+        rows = record["tools"] + [tool for tool in before["tools"] if tool["tool"] not in new]
+        order = [kind.name for kind in tools.ALL]
+        record["tools"] = sorted(rows, key=lambda tool: order.index(tool["tool"]))
+    return record
 
 
 def main():
@@ -213,8 +227,10 @@ def main():
     bad = False
     for workload in chosen:
         record = measure(workload, options)
-        name = workload.name + ("-quick" if options.quick else "") + ".json"
-        with open(os.path.join(options.results, name), "w") as out:
+        path = os.path.join(options.results, workload.name + ("-quick" if options.quick else "") + ".json")
+        if options.tools:
+            record = keep_other_tools(record, path)
+        with open(path, "w") as out:
             json.dump(record, out, indent=1)
             out.write("\n")
         print(report.table(record), flush=True)

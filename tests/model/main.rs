@@ -47,6 +47,19 @@ fn breaks(fault: Fault, commit: Commit, sessions: usize, collectors: usize, expe
     assert!(found.iter().any(|property| expected.contains(property)), "{fault:?} broke {found:?}, not {expected:?}");
 }
 
+/// Explores breadth first up to `limit` states; asserts that nothing breaks among them.
+fn holds_among(limit: usize, commit: Commit, sessions: usize, collectors: usize) {
+    let protocol = Protocol { commit, fault: Fault::None, sessions, collectors };
+    let checker = protocol.checker().threads(THREADS).target_state_count(limit).spawn_bfs().join();
+    println!(
+        "{commit:?}, {sessions} backups, {collectors} collectors: {} distinct states, bounded",
+        checker.unique_state_count()
+    );
+    for property in SAFETY {
+        assert!(checker.discovery(property).is_none(), "{property} is broken");
+    }
+}
+
 fn full() -> bool {
     std::env::var("HOLDFAST_MODEL").is_ok_and(|value| value == "full")
 }
@@ -74,6 +87,11 @@ fn protocol_holds_for_one_backup_and_two_collectors() {
         holds(Commit::Conditional, 1, 2);
         holds(Commit::Plain, 1, 2);
     }
+}
+
+#[test]
+fn protocol_holds_for_two_backups_and_two_collectors_as_far_as_explored() {
+    holds_among(if full() { 60_000_000 } else { 2_000_000 }, Commit::Rename, 2, 2);
 }
 
 macro_rules! faults {

@@ -26,6 +26,7 @@ def summary(tool):
             "later_wall": statistics.median(b["wall"] for b in later) if later else None,
             "start_cpu": start, "rss": max((b["rss_mb"] for b in tool["backups"]), default=None),
             "restore_rss": max((r["rss_mb"] for e in tool["restores"].values() for r in e["runs"]), default=None),
+            "decoded": max((e["decoded_bytes"] / e["bytes"] for e in tool["restores"].values() if e.get("decoded_bytes")), default=None),
             "newest_cpu": best("newest", "cpu"), "oldest_cpu": best("oldest", "cpu"), "newest_wall": best("newest", "wall")}
 
 
@@ -48,7 +49,7 @@ def table(record):
             "RSS MB b/r", "restore cpu new/old", "restored"]
     ours = next((summary(t) for t in record["tools"] if t["tool"] == "holdfast" and t["sizes"]), None)
     if ours:
-        head.append("x holdfast")
+        head += ["decoded/output", "x holdfast"]
     rows = [head]
     number = lambda value, form="%.2f": "-" if value is None else form % value
     for tool in record["tools"]:
@@ -59,6 +60,7 @@ def table(record):
                number(s["start_cpu"]), "%s / %s" % (number(s["rss"], "%.0f"), number(s["restore_rss"], "%.0f")),
                "%s / %s" % (number(s["newest_cpu"]), number(s["oldest_cpu"])), verdict(tool)]
         if ours:
+            row.append(number(s["decoded"]))
             row.append(number(s["bytes"] / ours["bytes"], "%.1f") if s["bytes"] and ours["bytes"] else "-")
         rows.append(row)
     widths = [max(len(r[i]) for r in rows) for i in range(len(head))]

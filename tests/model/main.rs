@@ -47,7 +47,7 @@ fn breaks(fault: Fault, commit: Commit, sessions: usize, collectors: usize, expe
     assert!(found.iter().any(|property| expected.contains(property)), "{fault:?} broke {found:?}, not {expected:?}");
 }
 
-/// Explores breadth first up to `limit` states; asserts that nothing breaks among them.
+/// Explores breadth first until `limit` states were generated (repeats counted); asserts that nothing breaks among them.
 fn holds_among(limit: usize, commit: Commit, sessions: usize, collectors: usize) {
     let protocol = Protocol { commit, fault: Fault::None, sessions, collectors };
     let checker = protocol.checker().threads(THREADS).target_state_count(limit).spawn_bfs().join();

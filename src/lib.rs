@@ -6,3 +6,5 @@
 //! safe), [`ops`] (one use case each) and [`cli`]. Imports go downwards only.
 
 pub mod domain;
+pub mod source;
+pub mod target;

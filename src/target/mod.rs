@@ -1,0 +1,1 @@
+//! Where saved things are put back.

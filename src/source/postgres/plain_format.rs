@@ -54,6 +54,15 @@ impl PlainKind {
     }
 }
 
+/// How much of the last comment has been seen. PostgreSQL frames it with lines of `--`, so that the same words within a
+/// function's text do not pass for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trailer {
+    Missing,
+    Named,
+    Complete,
+}
+
 /// The incremental reader.
 pub struct PlainDump {
     kind: PlainKind,
@@ -66,7 +75,8 @@ pub struct PlainDump {
     /// Lines since a comment announced the data of a table; a COPY within a function's text has none.
     since_announcement: u8,
     database: Option<String>,
-    trailer: bool,
+    trailer: Trailer,
+    after_dashes: bool,
     tables: BTreeMap<String, u64>,
     volatile: Vec<VolatileSpan>,
     overflow: bool,
@@ -85,7 +95,8 @@ impl PlainDump {
             copy: None,
             since_announcement: u8::MAX,
             database: None,
-            trailer: false,
+            trailer: Trailer::Missing,
+            after_dashes: false,
             tables: BTreeMap::new(),
             volatile: Vec::new(),
             overflow: false,
@@ -166,19 +177,22 @@ impl PlainDump {
             PlainKind::PgDumpAll => b"-- PostgreSQL database cluster dump complete",
             _ => b"-- PostgreSQL database dump complete",
         };
+        let after_dashes = std::mem::replace(&mut self.after_dashes, line == b"--");
         if line == trailer {
-            self.trailer = true;
+            self.trailer = if after_dashes { Trailer::Named } else { Trailer::Missing };
+        } else if line == b"--" && self.trailer == Trailer::Named {
+            self.trailer = Trailer::Complete;
         } else if let Some(start) = [&b"\\restrict "[..], b"\\unrestrict "].iter().find(|p| line.starts_with(p)) {
             self.add_volatile(start.len(), line.len(), "restrict key");
         } else if let Some(start) = [&b"-- Started on "[..], b"-- Completed on "].iter().find(|p| line.starts_with(p)) {
             self.add_volatile(start.len(), line.len(), "dump time");
         } else if line.starts_with(b"-- Data for Name: ") {
-            (self.since_announcement, self.trailer) = (0, false);
+            (self.since_announcement, self.trailer) = (0, Trailer::Missing);
         } else if let Some(name) = line.strip_prefix(b"\\connect ") {
             self.database = Some(connected_database(name));
-            self.trailer = false;
+            self.trailer = Trailer::Missing;
         } else if !line.is_empty() && line != b"--" {
-            self.trailer = false;
+            self.trailer = Trailer::Missing;
             let end = if whole { line } else { &self.line_end };
             let end = end.strip_suffix(b"\r").unwrap_or(end);
             // The announcement is followed by `--`, an empty line and, for some tables, a setting.
@@ -197,13 +211,13 @@ impl PlainDump {
     fn take_mysql_line(&mut self, line: &[u8]) {
         const TRAILER: &[u8] = b"-- Dump completed";
         if line.starts_with(TRAILER) {
-            self.trailer = true;
+            self.trailer = Trailer::Complete;
             let start = TRAILER.len() + b" on ".len();
             if line.len() > start {
                 self.add_volatile(start, line.len(), "dump time");
             }
         } else if !line.is_empty() {
-            self.trailer = false;
+            self.trailer = Trailer::Missing;
         }
     }
 
@@ -225,7 +239,7 @@ impl PlainDump {
                 self.kind.tool()
             ));
         }
-        if !self.trailer {
+        if self.trailer != Trailer::Complete {
             return Verdict::Bad(format!(
                 "is a truncated dump of {}: its last line, the mark of completeness, is missing",
                 self.kind.tool()
@@ -327,7 +341,7 @@ mod tests {
     #[test]
     fn every_truncation_before_the_trailer_is_found() {
         let trailer = DUMP.rfind("-- PostgreSQL database dump complete").unwrap();
-        for length in 40..trailer + "-- PostgreSQL database dump complet".len() {
+        for length in 40..trailer + "-- PostgreSQL database dump complete\n-".len() {
             assert!(matches!(judge(&DUMP[..length], 64), Verdict::Bad(_)), "{length}");
         }
     }
@@ -353,7 +367,7 @@ mod tests {
     fn mysqldump_needs_its_last_line() {
         let good = "-- MySQL dump 10.13  Distrib 8.0\n--\nINSERT INTO t VALUES (1);\n-- Dump completed on 2026-11-21  1:02:03\n";
         let Verdict::Good(findings) = judge(good, 7) else { panic!() };
-        assert_eq!((findings.volatile.len(), findings.volatile[0].length), (1, 20));
+        assert_eq!((findings.volatile.len(), findings.volatile[0].length), (1, 19));
         assert!(matches!(judge(&good[..60], 7), Verdict::Bad(_)));
         let maria = format!("/*M!999999\\- enable the sandbox mode */ \n{}", good.replace("MySQL", "MariaDB"));
         assert!(matches!(judge(&maria, 7), Verdict::Good(_)));

@@ -125,9 +125,7 @@ impl SourceStream for CommandStream {
                 Ok(proof)
             }
             Err(reason) if stderr.is_empty() => Err(SourceError::Content { subject, reason }),
-            Err(reason) => {
-                Err(SourceError::Content { subject, reason: format!("{reason}; {program} said: {stderr}") })
-            }
+            Err(reason) => Err(SourceError::Content { subject, reason: format!("{reason}; {program} said: {stderr}") }),
         }
     }
 }
@@ -233,7 +231,9 @@ mod tests {
         for program in ["holdfast-no-such-program", "/nonexistent/program", "/etc/passwd"] {
             let spec = ProcessSpec::new(program, ["x"]);
             let error = CommandStream::start(&SystemProcesses::default(), &spec, "x", None).err().unwrap();
-            assert!(matches!(&error, SourceError::Client { reason, hint } if reason.contains(program) && !hint.is_empty()));
+            assert!(
+                matches!(&error, SourceError::Client { reason, hint } if reason.contains(program) && !hint.is_empty())
+            );
         }
     }
 

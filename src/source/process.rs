@@ -407,8 +407,9 @@ mod tests {
 
     #[test]
     fn a_flood_on_stderr_does_not_block_and_is_bounded() {
-        let mut child =
-            shell("i=0; while [ $i -lt 3000 ]; do echo 'a line of some length, again and again' >&2; i=$((i+1)); done; echo last >&2; echo done");
+        let mut child = shell(
+            "i=0; while [ $i -lt 3000 ]; do echo 'a line of some length, again and again' >&2; i=$((i+1)); done; echo last >&2; echo done",
+        );
         assert_eq!(read_all(child.as_mut()), b"done\n");
         assert_eq!(child.wait(None).unwrap(), Some(Exit::Code(0)));
         let tail = child.stderr_tail();

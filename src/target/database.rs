@@ -111,7 +111,8 @@ mod tests {
             items.iter().map(|(table, rows)| TableRows { table: (*table).to_owned(), rows: *rows }).collect()
         };
         let report = compare(&rows(&[("a", 1), ("b", 2), ("c", 3)]), &rows(&[("a", 1), ("b", 5), ("z", 0)]));
-        let differences: Vec<_> = report.differences.iter().map(|d| (d.table.as_str(), d.recorded, d.restored)).collect();
+        let differences: Vec<_> =
+            report.differences.iter().map(|d| (d.table.as_str(), d.recorded, d.restored)).collect();
         assert_eq!((report.tables_compared, differences), (3, vec![("b", 2, Some(5)), ("c", 3, None)]));
     }
 }

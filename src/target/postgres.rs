@@ -68,13 +68,8 @@ impl PostgresRestore {
         let mut spec = restore_program(tools, connection, format, options);
         spec.stdin = StdinMode::Pipe;
         let program = if format == DumpFormat::Archive { "pg_restore" } else { "psql" };
-        let mut restore = Self {
-            connection: connection.clone(),
-            child: None,
-            stdin: None,
-            program: program.to_owned(),
-            ours: true,
-        };
+        let mut restore =
+            Self { connection: connection.clone(), child: None, stdin: None, program: program.to_owned(), ours: true };
         let mut child = processes.spawn(&spec).map_err(|error| TargetError::Client(cannot_start(&spec, &error)))?;
         restore.stdin = child.take_stdin();
         restore.child = Some(child);
@@ -199,7 +194,12 @@ fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-fn server_error(operation: &'static str, connection: &Connection, error: &postgres::Error, removed: bool) -> TargetError {
+fn server_error(
+    operation: &'static str,
+    connection: &Connection,
+    error: &postgres::Error,
+    removed: bool,
+) -> TargetError {
     TargetError::Server { operation, target: connection.without_password(), reason: explain(error), removed }
 }
 

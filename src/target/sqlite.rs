@@ -95,7 +95,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         let db = Connection::open(&path).unwrap();
-        db.execute_batch(&format!("PRAGMA journal_mode = {mode}; CREATE TABLE t (x); INSERT INTO t VALUES (1), (2)")).unwrap();
+        db.execute_batch(&format!("PRAGMA journal_mode = {mode}; CREATE TABLE t (x); INSERT INTO t VALUES (1), (2)"))
+            .unwrap();
         drop(db);
         std::fs::read(path).unwrap()
     }

@@ -162,7 +162,12 @@ fn ask(processes: &dyn Processes, prefix: &[String], directory: Option<&Path>) -
             Err(SourceError::Client {
                 reason: format!(
                     "'{}' does not tell its version: {}",
-                    [&spec.program].into_iter().chain(&spec.args).map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" "),
+                    [&spec.program]
+                        .into_iter()
+                        .chain(&spec.args)
+                        .map(|w| w.to_string_lossy())
+                        .collect::<Vec<_>>()
+                        .join(" "),
                     said.unwrap_or_else(|| "it says nothing".into())
                 ),
                 hint: "check pg_bin_dir and command_prefix".into(),

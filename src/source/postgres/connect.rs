@@ -487,8 +487,13 @@ mod tests {
     fn the_text_wins_over_the_service_and_that_over_the_environment() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(".pg_service.conf"), "[s]\nhost=service\nport=1\ndbname=sdb\n").unwrap();
-        let mut environment =
-            environment(&[("PGSERVICE", "s"), ("PGHOST", "env"), ("PGPORT", "9"), ("PGUSER", "envuser"), ("HOME", "/x")]);
+        let mut environment = environment(&[
+            ("PGSERVICE", "s"),
+            ("PGHOST", "env"),
+            ("PGPORT", "9"),
+            ("PGUSER", "envuser"),
+            ("HOME", "/x"),
+        ]);
         environment.home = Some(dir.path().to_owned());
         let connection = Connection::resolve("postgres://:77/text", &environment).unwrap();
         assert_eq!(connection.without_password(), "postgres://envuser@service:77/text");

@@ -76,7 +76,10 @@ pub fn globals(
             notes.push(warning(
                 "globals.no_passwords",
                 connection,
-                format!("User {} may not read the roles' passwords, so roles are saved without them", connection.user()),
+                format!(
+                    "User {} may not read the roles' passwords, so roles are saved without them",
+                    connection.user()
+                ),
             ));
         }
         GlobalsAccess::None => {
@@ -110,7 +113,12 @@ fn warning(code: &str, connection: &Connection, message: String) -> SourceWarnin
 }
 
 /// A client program for a connection: connection without secrets in the arguments, secrets in the environment.
-pub fn client_program(tools: &ClientTools, name: &str, mut args: Vec<OsString>, connection: &Connection) -> ProcessSpec {
+pub fn client_program(
+    tools: &ClientTools,
+    name: &str,
+    mut args: Vec<OsString>,
+    connection: &Connection,
+) -> ProcessSpec {
     args.push("--no-password".into());
     args.push(format!("--dbname={}", connection.client_conninfo(tools.is_elsewhere())).into());
     let mut spec = tools.program(name, args);

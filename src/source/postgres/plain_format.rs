@@ -375,7 +375,8 @@ mod tests {
 
     #[test]
     fn a_cluster_script_ends_with_its_own_trailer() {
-        let part = DUMP.replace("--\n-- PostgreSQL database dump\n", "\\connect app\n--\n-- PostgreSQL database dump\n");
+        let part =
+            DUMP.replace("--\n-- PostgreSQL database dump\n", "\\connect app\n--\n-- PostgreSQL database dump\n");
         let head = "--\n-- PostgreSQL database cluster dump\n--\n\n";
         assert!(matches!(judge(&format!("{head}{part}"), 64), Verdict::Bad(_)));
         let whole = format!("{head}{part}--\n-- PostgreSQL database cluster dump complete\n--\n");

@@ -356,6 +356,7 @@ pub enum ImageError {
 
 fn check_reason(error: &ImageError) -> String {
     match error {
+        ImageError::Sqlite(inner) if is_damage(inner) => format!("is damaged: {inner}"),
         ImageError::Sqlite(inner) => format!("gave an image that cannot be read: {inner}"),
         ImageError::Damaged(text) => format!("is damaged: the integrity check says: {text}"),
     }
@@ -369,10 +370,10 @@ pub fn check_image(path: &Path) -> Result<ImageCheck, ImageError> {
     let mut warnings = Vec::new();
     match integrity(&image, "PRAGMA integrity_check(10)") {
         Err(ImageError::Sqlite(error)) if !is_damage(&error) => {
-            // An index with a collation or a function that only the application has cannot be compared here; the
-            // structure of the file can.
-            integrity(&image, "PRAGMA quick_check(10)")?;
-            warnings.push(note("sqlite.quick_check", "", format!("Only the structure was checked: {error}")));
+            // A collation or a function that only the application has keeps SQLite from comparing rows with indexes.
+            // The structure can still be walked, page by page.
+            image.query_row("SELECT count(*) FROM dbstat", [], |row| row.get::<_, i64>(0))?;
+            warnings.push(note("sqlite.structure_only", "", format!("Only the structure was checked: {error}")));
         }
         other => other?,
     }
@@ -607,6 +608,6 @@ mod tests {
         .unwrap();
         drop(db);
         let (_, proof) = image(&path, &options(dir.path())).unwrap();
-        assert_eq!((proof.tables[0].rows, proof.warnings[0].code.as_str()), (2, "sqlite.quick_check"));
+        assert_eq!((proof.tables[0].rows, proof.warnings[0].code.as_str()), (2, "sqlite.structure_only"));
     }
 }

@@ -252,11 +252,9 @@ fn a_pg_dump_that_fails_in_any_way_is_never_a_success() {
 #[test]
 fn a_dump_is_refused_when_tables_may_not_be_read_and_the_tables_are_named() {
     let cluster = Cluster::start();
-    cluster.sql(
-        "postgres",
-        "create database app; create role limited login; create role reader login in role pg_read_all_data",
-    );
-    cluster.sql("app", "create table seen (i int); create table secret (i int); grant select on seen to limited; create schema s; create table s.t (i int)");
+    cluster.sql("postgres", "create database app");
+    cluster.sql("postgres", "create role limited login; create role reader login");
+    cluster.sql("app", "create table seen (i int); create table secret (i int); grant select on seen to limited; create schema s; create table s.t (i int); grant usage on schema s to reader; grant select on seen, secret, s.t to reader");
     let limited = connect(&cluster.url_as("limited", "app"));
     let info = inspect(&limited).unwrap();
     assert_eq!(info.unreadable, ["public.secret", "s.t"]);
@@ -306,7 +304,7 @@ fn a_locked_table_ends_a_dump_with_a_lock_timeout() {
     let stream = dump(&SystemProcesses::default(), &tools(&cluster), &connection, &options).unwrap();
     let error = drain(Box::new(stream)).unwrap_err();
     let SourceError::Failed { stderr, .. } = &error else { panic!("{error}") };
-    assert!(stderr.contains("lock timeout"), "{stderr}");
+    assert!(stderr.contains("LOCK TABLE public.t"), "{stderr}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// Whether and how a cluster speaks TLS on 127.0.0.1.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Network {
+pub(crate) enum Network {
     /// The socket only.
     SocketOnly,
     /// TCP without TLS.
@@ -26,7 +26,7 @@ pub enum Network {
 }
 
 /// A running cluster.
-pub struct Cluster {
+pub(crate) struct Cluster {
     directory: TempDir,
     bin: PathBuf,
     port: u16,
@@ -34,13 +34,13 @@ pub struct Cluster {
 
 impl Cluster {
     /// A cluster on its socket.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with_network(Network::SocketOnly)
     }
 
     /// A cluster that may also listen on 127.0.0.1. There `pwuser` needs its password, `tlsuser` needs TLS, and
     /// everybody else is trusted.
-    pub fn with_network(network: Network) -> Self {
+    pub(crate) fn with_network(network: Network) -> Self {
         let bin = bin_directory();
         // Short, because the path of a socket may have 107 bytes only.
         let directory = tempfile::Builder::new().prefix("hfpg").tempdir_in("/tmp").unwrap();
@@ -87,48 +87,48 @@ impl Cluster {
     }
 
     /// A path in the cluster's directory, which holds the socket and the certificates.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// The directory of the server's own client programs.
-    pub fn bin(&self) -> &Path {
+    pub(crate) fn bin(&self) -> &Path {
         &self.bin
     }
 
     /// The port on 127.0.0.1 and of the socket.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// A connection text for a database over the socket, as the superuser.
-    pub fn url(&self, database: &str) -> String {
+    pub(crate) fn url(&self, database: &str) -> String {
         self.url_as("postgres", database)
     }
 
     /// A connection text for a database over the socket.
-    pub fn url_as(&self, user: &str, database: &str) -> String {
+    pub(crate) fn url_as(&self, user: &str, database: &str) -> String {
         format!("host='{}' port={} user={user} dbname={database}", self.directory.path().display(), self.port)
     }
 
     /// A session as the superuser.
-    pub fn session(&self, database: &str) -> ::postgres::Client {
+    pub(crate) fn session(&self, database: &str) -> ::postgres::Client {
         ::postgres::Client::connect(&self.url(database), ::postgres::NoTls).unwrap()
     }
 
     /// Runs statements as the superuser.
-    pub fn sql(&self, database: &str, statements: &str) {
+    pub(crate) fn sql(&self, database: &str, statements: &str) {
         self.session(database).batch_execute(statements).unwrap();
     }
 
     /// Names of all databases but the templates.
-    pub fn databases(&self) -> Vec<String> {
+    pub(crate) fn databases(&self) -> Vec<String> {
         let query = "select datname::text from pg_database where not datistemplate order by 1";
         self.session("postgres").query(query, &[]).unwrap().iter().map(|row| row.get(0)).collect()
     }
 
     /// The schema and data of a database as plain SQL, without the key that differs on every run.
-    pub fn plain_dump(&self, database: &str) -> String {
+    pub(crate) fn plain_dump(&self, database: &str) -> String {
         let output = Command::new(self.bin.join("pg_dump")).arg("-d").arg(self.url(database)).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
@@ -149,7 +149,7 @@ impl Drop for Cluster {
 }
 
 /// The directory with `initdb`, `pg_ctl` and the clients; the newest version found.
-pub fn bin_directory() -> PathBuf {
+pub(crate) fn bin_directory() -> PathBuf {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -229,7 +229,7 @@ fn template() -> &'static Path {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

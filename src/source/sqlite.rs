@@ -597,6 +597,14 @@ mod tests {
     }
 
     #[test]
+    fn a_full_temporary_directory_is_named() {
+        let full = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+        let error = sqlite_error(Path::new("app.db"), &options(Path::new("/small/tmp")), &full);
+        let SourceError::Path { path, source, .. } = &error else { panic!("{error}") };
+        assert_eq!((path.as_path(), source.kind()), (Path::new("/small/tmp"), std::io::ErrorKind::StorageFull));
+    }
+
+    #[test]
     fn an_index_of_an_unknown_collation_is_a_warning() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.db");

@@ -303,9 +303,9 @@ impl SqlConversion {
     /// [`TargetError::Failed`] or, when the sink refused, [`TargetError::Path`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), TargetError> {
         let written = self.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(bytes));
-        written.or_else(|error| match self.judge() {
-            Ok(()) => Err(conversion_failed(format!("stopped reading the archive: {error}"), String::new())),
-            Err(reason) => Err(reason),
+        written.map_err(|error| match self.judge() {
+            Ok(()) => conversion_failed(format!("stopped reading the archive: {error}"), String::new()),
+            Err(reason) => reason,
         })
     }
 

@@ -290,10 +290,11 @@ impl Connection {
     /// when nobody named it, because a program behind a command prefix has defaults of its own.
     pub fn client_conninfo(&self, named_only: bool) -> String {
         let mut pairs = self.pairs.clone();
-        if !self.host_named && !named_only {
-            if let Some(host) = self.hosts.first() {
-                pairs.insert("host".to_owned(), host.host.clone());
-            }
+        if !self.host_named
+            && !named_only
+            && let Some(host) = self.hosts.first()
+        {
+            pairs.insert("host".to_owned(), host.host.clone());
         }
         conninfo::write(&pairs)
     }
@@ -407,10 +408,10 @@ impl Connection {
     }
 
     fn note_passfile(mut self) -> Self {
-        if self.password.is_none() {
-            if let Some(PassfileAnswer::Refused(note)) = self.hosts.first().and_then(|host| self.ask_passfile(host)) {
-                self.notes.push(note);
-            }
+        if self.password.is_none()
+            && let Some(PassfileAnswer::Refused(note)) = self.hosts.first().and_then(|host| self.ask_passfile(host))
+        {
+            self.notes.push(note);
         }
         self
     }

@@ -196,14 +196,15 @@ impl PlainDump {
             let end = if whole { line } else { &self.line_end };
             let end = end.strip_suffix(b"\r").unwrap_or(end);
             // The announcement is followed by `--`, an empty line and, for some tables, a setting.
-            if self.since_announcement <= 6 && end.ends_with(b" FROM stdin;") {
-                if let Some(table) = line.strip_prefix(b"COPY ").and_then(qualified_name) {
-                    let table = match (&self.database, self.kind) {
-                        (Some(database), PlainKind::PgDumpAll) => format!("{database}.{table}"),
-                        _ => table,
-                    };
-                    self.copy = Some((table, 0));
-                }
+            if self.since_announcement <= 6
+                && end.ends_with(b" FROM stdin;")
+                && let Some(table) = line.strip_prefix(b"COPY ").and_then(qualified_name)
+            {
+                let table = match (&self.database, self.kind) {
+                    (Some(database), PlainKind::PgDumpAll) => format!("{database}.{table}"),
+                    _ => table,
+                };
+                self.copy = Some((table, 0));
             }
         }
     }

@@ -12,4 +12,6 @@ pub mod fsio;
 pub mod ops;
 pub mod recipe;
 pub mod repository;
+pub mod source;
 pub mod storage;
+pub mod target;

@@ -4,7 +4,6 @@
 //! ends the run.
 
 pub mod command;
-pub mod files;
 pub mod postgres;
 pub mod process;
 pub mod sqlite;

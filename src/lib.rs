@@ -6,3 +6,4 @@
 //! safe), [`ops`] (one use case each) and [`cli`]. Imports go downwards only.
 
 pub mod domain;
+pub mod format;

@@ -3,11 +3,7 @@
 //! A source error never looks like a repository error: the first fails one source and the run goes on, the second
 //! ends the run.
 
-pub mod command;
 pub mod files;
-pub mod postgres;
-pub mod process;
-pub mod sqlite;
 
 use crate::domain::snapshot::{SourceWarning, TableRows, VolatileSpan};
 use std::path::PathBuf;

@@ -14,6 +14,7 @@ pub mod sealed;
 pub mod secret_text;
 pub mod slice;
 pub mod stream_hash;
+pub mod tree;
 
 /// Bytes that are not a valid object, or one that this version may not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,3 +66,5 @@ impl Error {
 
 /// Result of decoding.
 pub type Result<T> = std::result::Result<T, Error>;
+//! Bytes of every object: encoders and decoders, no I/O.
+

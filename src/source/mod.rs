@@ -4,6 +4,7 @@
 //! ends the run.
 
 pub mod command;
+pub mod files;
 pub mod postgres;
 pub mod process;
 pub mod sqlite;

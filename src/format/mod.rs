@@ -66,5 +66,3 @@ impl Error {
 
 /// Result of decoding.
 pub type Result<T> = std::result::Result<T, Error>;
-//! Bytes of every object: encoders and decoders, no I/O.
-

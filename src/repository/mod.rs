@@ -8,6 +8,7 @@ pub mod keys;
 pub mod open;
 pub mod pack_reader;
 pub mod pack_writer;
+pub mod reading;
 pub mod session;
 pub mod snapshots;
 pub mod stream_reader;

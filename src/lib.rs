@@ -8,3 +8,4 @@
 pub mod domain;
 pub mod format;
 pub mod source;
+pub mod target;

@@ -1,0 +1,3 @@
+//! Where what was saved is put back.
+
+pub mod files;

@@ -165,8 +165,7 @@ impl XattrReader {
     /// # Errors
     /// What the system says; `EOPNOTSUPP` where the file system has none at all.
     pub(crate) fn read_at(&mut self, directory: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Xattrs, Errno> {
-        let mut none: [u8; 0] = [];
-        match rustix::fs::llistxattr(path, &mut none) {
+        match rustix::fs::llistxattr_query(path) {
             Ok(0) => return Ok(Vec::new()),
             Err(Errno::OPNOTSUPP) => return Err(Errno::OPNOTSUPP),
             _ => {}

@@ -297,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_broken_pattern_is_named() {
-        let error = Rules::new(["ok".to_owned(), "[z-a]".to_owned()], true).expect_err("a range that ends before it begins");
+        let error =
+            Rules::new(["ok".to_owned(), "[z-a]".to_owned()], true).expect_err("a range that ends before it begins");
         assert_eq!(error.pattern, "[z-a]");
         assert!(Rules::new(["a\nb".to_owned()], true).is_err());
     }

@@ -1,8 +1,6 @@
-//! Where saved things are put back.
+//! Where what was saved is put back.
 
 pub mod database;
 pub mod files;
 pub mod postgres;
 pub mod sqlite;
-//! Where what was saved is put back.
-

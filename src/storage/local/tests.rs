@@ -5,6 +5,16 @@ use crate::domain::id::{IndexId, KeySlotId, PackId};
 use crate::domain::system::SeededRandom;
 use crate::storage::conformance;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Ends a loop in another thread, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 fn repository() -> (tempfile::TempDir, LocalStore) {
     let dir = tempfile::tempdir().unwrap();
@@ -120,19 +130,20 @@ fn leftovers_of_the_dead_go_and_those_of_the_living_stay() {
 fn sessions_begin_while_leftovers_are_cleared() {
     let (_dir, store) = repository();
     let other = LocalStore::open(&store.inner.path).unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let cleaner = scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 other.clear_leftovers().unwrap();
             }
         });
+        let stop_at_end = StopOnDrop(&stop);
         for n in 0..60u8 {
             let guard = store.begin_session(SnapshotId([n; 16]), b"start").unwrap();
             store.put_new(&ObjectName::session(guard.id(), SessionPart::Manifest), b"m").unwrap();
             store.commit(&*guard).unwrap();
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(stop_at_end);
         cleaner.join().unwrap();
     });
     assert_eq!(store.list(ObjectKind::Snapshot).unwrap().len(), 120);

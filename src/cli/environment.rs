@@ -155,7 +155,7 @@ impl Environment {
     pub fn expand_path(&self, text: &str, base: &std::path::Path) -> PathBuf {
         let below_home = text.strip_prefix("~/").or(if text == "~" { Some("") } else { None });
         match (below_home, &self.home) {
-            (Some(rest), Some(home)) if rest.is_empty() => home.clone(),
+            (Some(""), Some(home)) => home.clone(),
             (Some(rest), Some(home)) => home.join(rest),
             _ => base.join(text),
         }

@@ -137,6 +137,13 @@ impl Output {
         }
     }
 
+    /// Begins a JSON document whose one list may be too long for memory: `{"schema":..,"type":"result","NOUN":[`.
+    pub fn document<'a>(&'a self, noun: &str) -> DocumentOutput<'a> {
+        let noun = serde_json::Value::from(noun);
+        self.put_result(format!("{{\"schema\":\"{}\",\"type\":\"result\",{noun}:[", json::SCHEMA).as_bytes());
+        DocumentOutput { output: self, first: true }
+    }
+
     /// The raw bytes of a result (`dump`). Errors, a closed reader among them, are returned.
     pub fn raw(&self) -> RawOutput<'_> {
         RawOutput { output: self }
@@ -289,6 +296,29 @@ impl Output {
         let _ = talk.writer.write_all(format!("{clear}{text}{status}").as_bytes());
         let _ = talk.writer.flush();
         talk.status = status;
+    }
+}
+
+/// A JSON document that is printed item by item.
+pub struct DocumentOutput<'a> {
+    output: &'a Output,
+    first: bool,
+}
+
+impl DocumentOutput<'_> {
+    /// Prints one item of the list.
+    ///
+    /// # Errors
+    /// When the item cannot be written as JSON (a map whose keys are not text).
+    pub fn push(&mut self, item: &impl Serialize) -> Result<(), serde_json::Error> {
+        let comma = if std::mem::take(&mut self.first) { "" } else { "," };
+        self.output.put_result(format!("{comma}{}", serde_json::to_string(item)?).as_bytes());
+        Ok(())
+    }
+
+    /// Ends the document.
+    pub fn finish(self) {
+        self.output.put_result(b"]}\n");
     }
 }
 

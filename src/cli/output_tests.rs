@@ -180,3 +180,18 @@ fn questions_are_answered_by_a_line() {
     assert_eq!(output.ask("Sure? ", &mut &b" yes \nmore"[..]).unwrap(), "yes");
     assert_eq!(err.text(), "Sure? ");
 }
+
+#[test]
+fn a_long_document_is_printed_item_by_item() {
+    let (output, out, _) = recorded(OutputOptions { json: JsonMode::Document, ..OutputOptions::default() });
+    output.document("entries").finish();
+    assert_eq!(out.text(), "{\"schema\":\"holdfast/1\",\"type\":\"result\",\"entries\":[]}\n");
+    let (output, out, _) = recorded(OutputOptions { json: JsonMode::Document, ..OutputOptions::default() });
+    let mut document = output.document("entries");
+    for path in ["/a", "/b"] {
+        document.push(&serde_json::json!({ "path": path })).unwrap();
+    }
+    document.finish();
+    let value: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
+    assert_eq!(value["entries"][1]["path"], "/b");
+}

@@ -31,6 +31,7 @@ use std::ffi::OsString;
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "holdfast",
+    bin_name = "holdfast",
     version,
     about = "Backups of databases, code and media in one repository, with restores that are proved",
     disable_help_subcommand = true,

@@ -18,6 +18,27 @@ pub fn refuse_password(text: &str) -> Result<(), PasswordInUrl> {
     if found { Err(PasswordInUrl) } else { Ok(()) }
 }
 
+/// The text with every password in the user part of a URI replaced by `***`, for command lines that are shown or stored.
+pub fn mask_passwords(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        out.push_str(before);
+        out.push_str("://");
+        let end = after.find(char::is_whitespace).unwrap_or(after.len());
+        let (uri, tail) = after.split_at(end);
+        match uri.rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?.0, host))) {
+            Some((user, host)) => {
+                out.push_str(&format!("{user}:***@{host}"));
+                rest = tail;
+            }
+            None => rest = after,
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 fn is_password_key(key: &str) -> bool {
     let key = percent_decode(key.trim()).to_ascii_lowercase();
     matches!(key.as_str(), "password" | "sslpassword" | "passwd" | "pwd" | "scram_client_key" | "scram_server_key")
@@ -130,6 +151,18 @@ mod tests {
             assert_eq!(refuse_password(text), Ok(()), "{text}");
         }
         assert!(!PasswordInUrl.to_string().contains("pw"));
+    }
+
+    #[test]
+    fn passwords_in_command_lines_are_masked() {
+        for (text, masked) in [
+            ("fetch https://u:p@h/x -o -", "fetch https://u:***@h/x -o -"),
+            ("a b://u:p/q@h c://x:y@z", "a b://u:***@h c://x:***@z"),
+            ("redis-cli --rdb -", "redis-cli --rdb -"),
+            ("x postgres://u@h:5432/d", "x postgres://u@h:5432/d"),
+        ] {
+            assert_eq!(mask_passwords(text), masked);
+        }
     }
 
     proptest! {

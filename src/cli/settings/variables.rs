@@ -53,14 +53,12 @@ pub fn add_env_file(environment: &mut Environment, path: &Path) -> Result<(), Fa
             .cause(error.to_string())
     };
     let contents = std::fs::read(&path).map_err(unreadable)?;
-    let mut count = 0usize;
-    for item in dotenvy::from_read_iter(contents.as_slice()) {
+    for (count, item) in dotenvy::from_read_iter(contents.as_slice()).enumerate() {
         let Ok((name, value)) = item else {
             let message = format!("The variables file {} has a line that is not NAME=VALUE", path.display());
             let cause = format!("it is the first such line after {count} variables");
             return Err(Failure::usage("env_file.syntax", message).cause(cause).hint("quote values that hold blanks"));
         };
-        count += 1;
         let name = OsString::from(name);
         if environment.variables.get(&name).is_none_or(|known| known.is_empty()) {
             environment.variables.insert(name.clone(), value.into());

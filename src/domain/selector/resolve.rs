@@ -280,7 +280,7 @@ pub fn filter(
             }
         }
     }
-    chosen.sort_by_key(|s| newest_first(s));
+    chosen.sort_by_key(newest_first);
     Ok(chosen)
 }
 

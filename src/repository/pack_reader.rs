@@ -199,7 +199,13 @@ impl PackReader {
     ///
     /// # Errors
     /// [`RepoError::Damaged`] and storage errors.
-    pub fn blob(&self, index: &RepositoryIndex, number: PackNumber, table: &LoadedTable, ordinal: u32) -> Result<Vec<u8>> {
+    pub fn blob(
+        &self,
+        index: &RepositoryIndex,
+        number: PackNumber,
+        table: &LoadedTable,
+        ordinal: u32,
+    ) -> Result<Vec<u8>> {
         let pack = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?.id;
         let (entry, offset) =
             table.blob(ordinal).ok_or_else(|| RepoError::damaged_pack(pack, format!("it has no blob {ordinal}")))?;

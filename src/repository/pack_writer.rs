@@ -178,7 +178,11 @@ impl PackWriter {
         self.unindexed.push(indexed);
         // the index follows closely at first and at one part in forty later
         let waiting = self.stored_bytes - self.indexed_at;
-        if waiting >= (self.stored_bytes / PACK_SHARE).max(PACK_BYTES_MIN) && copy == 0 { self.write_index() } else { Ok(()) }
+        if waiting >= (self.stored_bytes / PACK_SHARE).max(PACK_BYTES_MIN) && copy == 0 {
+            self.write_index()
+        } else {
+            Ok(())
+        }
     }
 
     fn write_index(&mut self) -> Result<()> {
@@ -214,12 +218,7 @@ impl PackWriter {
 ///
 /// # Errors
 /// Storage errors.
-pub fn put_index(
-    store: &dyn WriteStore,
-    keys: &Keys,
-    random: &dyn Random,
-    body: &IndexBody,
-) -> Result<(IndexId, u64)> {
+pub fn put_index(store: &dyn WriteStore, keys: &Keys, random: &dyn Random, body: &IndexBody) -> Result<(IndexId, u64)> {
     let id = IndexId(random.bytes());
     let header = Header::new(ObjectTag::Index, keys.repository(), id.0, keys.suite().number());
     let bytes = sealed::encode(&header, keys.index(), KIND_INDEX, 0, body)

@@ -22,6 +22,8 @@ use std::sync::Arc;
 
 /// Bytes copied at a time.
 const PIECE_BYTES: u64 = 2 << 20;
+/// Bytes of a tree decoded at a time.
+const TREE_PIECE_BYTES: u64 = 256 << 10;
 
 /// A repository opened for reading.
 #[derive(Debug)]
@@ -214,11 +216,9 @@ pub struct PlacedEntry {
     pub content_offset: u64,
 }
 
-/// Reads a tree entry by entry, in bounded memory.
+/// Reads a tree entry by entry, in bounded memory, for callers that hold the index and the packs themselves.
 #[derive(Debug)]
-pub struct TreeEntries<'r> {
-    index: &'r RepositoryIndex,
-    packs: &'r PackReader,
+pub struct TreeCursor {
     stream: StreamReader,
     tree: Option<TreeReader>,
     at: u64,
@@ -227,26 +227,32 @@ pub struct TreeEntries<'r> {
     buffer: Vec<u8>,
 }
 
-impl<'r> TreeEntries<'r> {
-    /// Opens the tree stream of a version.
-    ///
-    /// # Errors
-    /// Damage, storage errors.
-    pub fn new(index: &'r RepositoryIndex, packs: &'r PackReader, version: VersionId) -> Result<Self> {
-        let stream = StreamReader::open(index, packs, version)?;
-        Ok(Self {
-            index,
-            packs,
+impl TreeCursor {
+    /// Reads the tree of an opened tree stream.
+    pub fn new(stream: StreamReader) -> Self {
+        Self {
             stream,
             tree: Some(TreeReader::new()),
             at: 0,
             content_offset: 0,
             ready: VecDeque::new(),
             buffer: Vec::new(),
-        })
+        }
     }
 
-    fn fill(&mut self) -> Result<()> {
+    /// The next entry; None at the end.
+    ///
+    /// # Errors
+    /// Damage, storage errors; the cursor is at its end then.
+    pub fn next(&mut self, index: &RepositoryIndex, packs: &PackReader) -> Result<Option<PlacedEntry>> {
+        if let Err(error) = self.fill(index, packs) {
+            self.tree = None;
+            return Err(error);
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    fn fill(&mut self, index: &RepositoryIndex, packs: &PackReader) -> Result<()> {
         let version = self.stream.head().version;
         let damaged = |e: crate::format::tree::TreeError| RepoError::damaged_version(version, format!("tree: {e}"));
         while self.ready.is_empty() {
@@ -258,9 +264,9 @@ impl<'r> TreeEntries<'r> {
                 }
                 return Ok(());
             }
-            let to = (self.at + (256 << 10)).min(total);
+            let to = (self.at + TREE_PIECE_BYTES).min(total);
             self.buffer.clear();
-            self.stream.read(self.index, self.packs, self.at, to, &mut self.buffer)?;
+            self.stream.read(index, packs, self.at, to, &mut self.buffer)?;
             self.at = to;
             tree.feed(&self.buffer);
             while let Some(entry) = tree.next_entry().map_err(damaged)? {
@@ -275,14 +281,29 @@ impl<'r> TreeEntries<'r> {
     }
 }
 
+/// The entries of a tree as an iterator.
+#[derive(Debug)]
+pub struct TreeEntries<'r> {
+    index: &'r RepositoryIndex,
+    packs: &'r PackReader,
+    cursor: TreeCursor,
+}
+
+impl<'r> TreeEntries<'r> {
+    /// Opens the tree stream of a version.
+    ///
+    /// # Errors
+    /// Damage, storage errors.
+    pub fn new(index: &'r RepositoryIndex, packs: &'r PackReader, version: VersionId) -> Result<Self> {
+        let stream = StreamReader::open(index, packs, version)?;
+        Ok(Self { index, packs, cursor: TreeCursor::new(stream) })
+    }
+}
+
 impl Iterator for TreeEntries<'_> {
     type Item = Result<PlacedEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Err(error) = self.fill() {
-            self.tree = None;
-            return Some(Err(error));
-        }
-        self.ready.pop_front().map(Ok)
+        self.cursor.next(self.index, self.packs).transpose()
     }
 }

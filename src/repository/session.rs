@@ -90,7 +90,8 @@ impl BackupSession {
         let guard = store.begin_session(start.id, &bytes)?;
         let condemned = index_loader::condemned_ids(store.as_ref())?;
         let saw = SessionSaw { condemned };
-        let bytes = sealed::encode(&header(ObjectTag::SessionSaw), keys.meta(), KIND_SESSION, 1, &saw).map_err(limit)?;
+        let bytes =
+            sealed::encode(&header(ObjectTag::SessionSaw), keys.meta(), KIND_SESSION, 1, &saw).map_err(limit)?;
         store.put_new(&ObjectName::session(start.id, SessionPart::Saw), &bytes)?;
         let index = load(store.as_ref(), &keys)?;
         let reader = PackReader::new(Arc::clone(&store) as Arc<_>, Arc::clone(&keys), SEGMENT_CACHE_BYTES);

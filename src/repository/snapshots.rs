@@ -47,14 +47,9 @@ pub fn decode(keys: &Keys, id: SnapshotId, copy: u8, bytes: &[u8]) -> Result<Sna
         copy: Some(u16::from(copy)),
         ..Expected::any(ObjectTag::Snapshot)
     };
-    let (_, snapshot) = sealed::decode::<Snapshot, SNAPSHOT_BYTES_MAX>(
-        bytes,
-        &expected,
-        keys.meta(),
-        KIND_SNAPSHOT,
-        u32::from(copy),
-    )
-    .map_err(failed)?;
+    let (_, snapshot) =
+        sealed::decode::<Snapshot, SNAPSHOT_BYTES_MAX>(bytes, &expected, keys.meta(), KIND_SNAPSHOT, u32::from(copy))
+            .map_err(failed)?;
     if snapshot.id == id {
         Ok(snapshot)
     } else {

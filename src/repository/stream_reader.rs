@@ -229,13 +229,7 @@ impl StreamReader {
     }
 
     /// A decoded slice, from the cache if it is there.
-    fn slice(
-        &mut self,
-        index: &RepositoryIndex,
-        packs: &PackReader,
-        level: usize,
-        n: usize,
-    ) -> Result<Arc<Vec<Run>>> {
+    fn slice(&mut self, index: &RepositoryIndex, packs: &PackReader, level: usize, n: usize) -> Result<Arc<Vec<Run>>> {
         self.tick += 1;
         if let Some((runs, used)) = self.slices.get_mut(&(level, n)) {
             *used = self.tick;
@@ -281,7 +275,9 @@ impl StreamReader {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         if start > end || end > self.plain_bytes() {
-            return Err(RepoError::Missing { what: format!("bytes {start} to {end} of version {}", self.head().version) });
+            return Err(RepoError::Missing {
+                what: format!("bytes {start} to {end} of version {}", self.head().version),
+            });
         }
         let mut at = start;
         while at < end {

@@ -56,6 +56,8 @@ pub struct StreamSettings {
     pub bulk_level: i32,
     /// The matcher's parameters.
     pub matching: MatchSettings,
+    /// Hash the stream as a whole; off for file contents, which are proved file by file.
+    pub hash_stream: bool,
 }
 
 impl StreamSettings {
@@ -68,13 +70,14 @@ impl StreamSettings {
             small_level: 9,
             bulk_level: 3,
             matching: MatchSettings::default(),
+            hash_stream: true,
         }
     }
 
     /// For the contents of files.
     pub fn files() -> Self {
         let matching = MatchSettings { match_bytes_min: 32, ..MatchSettings::default() };
-        Self { bulk_segment_bytes: 1 << 20, small_segment_bytes: 256 << 10, matching, ..Self::data() }
+        Self { bulk_segment_bytes: 1 << 20, small_segment_bytes: 256 << 10, matching, hash_stream: false, ..Self::data() }
     }
 
     /// For tree streams, which are small and needed for everything else.
@@ -120,8 +123,7 @@ struct SegmentBuffer {
 }
 
 /// Writes one version. See the module text.
-pub struct StreamWriter<'s> {
-    session: &'s mut BackupSession,
+pub struct StreamWriter {
     settings: StreamSettings,
     version: VersionId,
     parent: Option<Parent>,
@@ -133,7 +135,6 @@ pub struct StreamWriter<'s> {
     begun: bool,
     sketch: Sketch,
     hasher: StreamHasher,
-    hashed: bool,
     dst: u64,
     literal: u64,
     segment: SegmentBuffer,
@@ -146,24 +147,23 @@ pub struct StreamWriter<'s> {
     space_numbers: HashMap<VersionId, u32>,
 }
 
-impl std::fmt::Debug for StreamWriter<'_> {
+impl std::fmt::Debug for StreamWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "StreamWriter({} at {})", self.version, self.dst)
     }
 }
 
-impl<'s> StreamWriter<'s> {
+impl StreamWriter {
     /// Starts a version. `parent` is the version to store edits against; without one, `candidates` are compared with
     /// the stream's beginning and the one most alike becomes the parent.
     pub fn new(
-        session: &'s mut BackupSession,
+        session: &BackupSession,
         parent: Option<StreamReader>,
         candidates: Vec<VersionId>,
         settings: StreamSettings,
     ) -> Self {
         let version = VersionId(session.random.bytes());
         let mut writer = Self {
-            session,
             settings,
             version,
             parent: None,
@@ -175,7 +175,7 @@ impl<'s> StreamWriter<'s> {
             begun: false,
             sketch: Sketch::default(),
             hasher: StreamHasher::default(),
-            hashed: true,
+            
             dst: 0,
             literal: 0,
             segment: SegmentBuffer::default(),
@@ -216,8 +216,8 @@ impl<'s> StreamWriter<'s> {
     ///
     /// # Errors
     /// Repository errors; the version is then lost.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
-        if self.hashed {
+    pub fn push(&mut self, session: &mut BackupSession, mut bytes: &[u8]) -> Result<()> {
+        if self.settings.hash_stream {
             self.hasher.update(bytes);
         }
         while !bytes.is_empty() {
@@ -225,7 +225,7 @@ impl<'s> StreamWriter<'s> {
             self.child.extend_from_slice(now);
             bytes = rest;
             if self.child.len() >= WINDOW_BYTES {
-                self.encode(false)?;
+                self.encode(session, false)?;
             }
         }
         Ok(())
@@ -238,38 +238,38 @@ impl<'s> StreamWriter<'s> {
         }
     }
 
-    /// Adds `length` bytes of the parent stream without looking at them: an unchanged file. The stream's own hash is
-    /// given up; such a version is proved file by file.
+    /// Adds `length` bytes of the parent stream without looking at them: an unchanged file. Only for streams that are
+    /// proved file by file.
     ///
     /// # Errors
     /// Repository errors; a range outside the parent.
-    pub fn copy_parent(&mut self, parent_offset: u64, length: u64) -> Result<()> {
-        self.hashed = false;
+    pub fn copy_parent(&mut self, session: &mut BackupSession, parent_offset: u64, length: u64) -> Result<()> {
+        debug_assert!(!self.settings.hash_stream, "a stream with a hash of its own needs its bytes");
         let Some(parent) = &self.parent else {
             return Err(RepoError::Missing { what: "the parent of a copied file".to_owned() });
         };
         if parent_offset.checked_add(length).is_none_or(|end| end > parent.reader.plain_bytes()) {
             return Err(RepoError::Missing { what: "a copied file in the parent".to_owned() });
         }
-        self.encode(true)?;
-        self.emit_copy(parent_offset, length)?;
+        self.encode(session, true)?;
+        self.emit_copy(session, parent_offset, length)?;
         self.matcher.jump(parent_offset + length);
         Ok(())
     }
 
     /// Encodes what is buffered. Without parent and not `last`, the bytes after the last certain chunk border stay.
-    fn encode(&mut self, last: bool) -> Result<()> {
+    fn encode(&mut self, session: &mut BackupSession, last: bool) -> Result<()> {
         if self.child.is_empty() {
             self.hints.clear();
             return Ok(());
         }
         if !self.begun {
-            self.begin()?;
+            self.begin(session)?;
         }
         let child = std::mem::take(&mut self.child);
         let hints = std::mem::take(&mut self.hints);
         if self.parent.is_none() {
-            let done = self.store_chunks(&child, last)?;
+            let done = self.store_chunks(session, &child, last)?;
             self.child = child;
             self.child.drain(..done);
             return Ok(());
@@ -278,7 +278,7 @@ impl<'s> StreamWriter<'s> {
             let part = child.get(from..to).unwrap_or_default();
             let inside: Vec<(usize, u64)> =
                 hints.iter().filter(|h| h.0 >= from && h.0 < to).map(|h| (h.0 - from, h.1)).collect();
-            self.encode_piece(part, &inside, place)?;
+            self.encode_piece(session, part, &inside, place)?;
         }
         // keep the allocation for the next window
         self.child = child;
@@ -287,20 +287,26 @@ impl<'s> StreamWriter<'s> {
     }
 
     /// First window: the sketch, and a parent by likeness if none was given by name.
-    fn begin(&mut self) -> Result<()> {
+    fn begin(&mut self, session: &mut BackupSession) -> Result<()> {
         self.begun = true;
         let beginning = self.child.get(..SKETCH_INPUT_BYTES).unwrap_or(&self.child);
-        self.sketch = Sketch::of(&self.session.keys.sketch_key(), beginning);
+        self.sketch = Sketch::of(&session.keys.sketch_key(), beginning);
         if self.parent.is_none() && !self.candidates.is_empty() {
             let candidates = std::mem::take(&mut self.candidates);
-            let found = self.session.most_alike(&self.sketch, &candidates)?;
+            let found = session.most_alike(&self.sketch, &candidates)?;
             self.adopt(found);
         }
         Ok(())
     }
 
     /// Matches one piece of the child against the part of the parent where it is expected.
-    fn encode_piece(&mut self, child: &[u8], hints: &[(usize, u64)], place: Option<(u64, u64)>) -> Result<()> {
+    fn encode_piece(
+        &mut self,
+        session: &mut BackupSession,
+        child: &[u8],
+        hints: &[(usize, u64)],
+        place: Option<(u64, u64)>,
+    ) -> Result<()> {
         let (low, high) = match place {
             Some((low, high)) => {
                 self.matcher.jump(low);
@@ -314,16 +320,17 @@ impl<'s> StreamWriter<'s> {
             }
         };
         let mut copies = Vec::new();
-        self.match_against(child, hints, low, high, &mut copies)?;
+        self.match_against(session, child, hints, low, high, &mut copies)?;
         let covered: usize = copies.iter().map(|c| c.len).sum();
         if child.len() >= BULK_RUN_BYTES && (child.len() - covered) * LOST_SHARE > child.len() {
-            self.find_again(child, &mut copies)?;
+            self.find_again(session, child, &mut copies)?;
         }
-        self.emit_window(child, &copies)
+        self.emit_window(session, child, &copies)
     }
 
     fn match_against(
         &mut self,
+        session: &mut BackupSession,
         child: &[u8],
         hints: &[(usize, u64)],
         low: u64,
@@ -331,7 +338,7 @@ impl<'s> StreamWriter<'s> {
         copies: &mut Vec<Copy>,
     ) -> Result<()> {
         let Some(parent) = &mut self.parent else { return Ok(()) };
-        parent.load(self.session, low, high)?;
+        parent.load(session, low, high)?;
         let view = ParentView { start: parent.window.start, bytes: &parent.window.bytes };
         self.matcher.find(child, &view, hints, copies);
         Ok(())
@@ -339,9 +346,9 @@ impl<'s> StreamWriter<'s> {
 
     /// The piece matched badly: looks for its chunks in the whole parent and matches around the places found. Keeps
     /// the result only where it is better.
-    fn find_again(&mut self, child: &[u8], copies: &mut Vec<Copy>) -> Result<()> {
+    fn find_again(&mut self, session: &mut BackupSession, child: &[u8], copies: &mut Vec<Copy>) -> Result<()> {
         let Some(parent) = &mut self.parent else { return Ok(()) };
-        let anchors = parent.map(self.session)?.anchors(child);
+        let anchors = parent.map(session)?.anchors(child);
         let after = self.matcher.expected();
         let mut better: Vec<Copy> = Vec::new();
         let mut from = 0;
@@ -356,7 +363,7 @@ impl<'s> StreamWriter<'s> {
             let mut found = Vec::new();
             let end = group.last().map_or(place, |a| a.parent) + (64 << 10);
             let high = end.max(start + part.len() as u64);
-            self.match_against(part, &hints, start.saturating_sub(64 << 10), high, &mut found)?;
+            self.match_against(session, part, &hints, start.saturating_sub(64 << 10), high, &mut found)?;
             better.extend(found.iter().map(|c| Copy { at: c.at + from, ..*c }));
             from = to;
         }
@@ -371,26 +378,26 @@ impl<'s> StreamWriter<'s> {
         Ok(())
     }
 
-    fn emit_window(&mut self, child: &[u8], copies: &[Copy]) -> Result<()> {
+    fn emit_window(&mut self, session: &mut BackupSession, child: &[u8], copies: &[Copy]) -> Result<()> {
         let mut at = 0;
         for copy in copies {
-            self.emit_new(child.get(at..copy.at).unwrap_or_default())?;
-            self.emit_copy(copy.src, copy.len as u64)?;
+            self.emit_new(session, child.get(at..copy.at).unwrap_or_default())?;
+            self.emit_copy(session, copy.src, copy.len as u64)?;
             at = copy.at + copy.len;
         }
-        self.emit_new(child.get(at..).unwrap_or_default())
+        self.emit_new(session, child.get(at..).unwrap_or_default())
     }
 
     /// Bytes that the parent does not have.
-    fn emit_new(&mut self, bytes: &[u8]) -> Result<()> {
+    fn emit_new(&mut self, session: &mut BackupSession, bytes: &[u8]) -> Result<()> {
         if bytes.len() >= BULK_RUN_BYTES {
-            self.store_chunks(bytes, true)?;
+            self.store_chunks(session, bytes, true)?;
             return Ok(());
         }
         if !bytes.is_empty() {
-            self.literal(bytes, false)?;
+            self.literal(session, bytes, false)?;
             if self.segment.bytes.len() >= self.settings.small_segment_bytes {
-                self.flush_segment()?;
+                self.flush_segment(session)?;
             }
         }
         Ok(())
@@ -398,27 +405,27 @@ impl<'s> StreamWriter<'s> {
 
     /// Cuts bytes into chunks and stores those that the repository does not have. Returns how many bytes were taken;
     /// all of them if `last`.
-    fn store_chunks(&mut self, bytes: &[u8], last: bool) -> Result<usize> {
+    fn store_chunks(&mut self, session: &mut BackupSession, bytes: &[u8], last: bool) -> Result<usize> {
         let mut at = 0;
         while at < bytes.len() {
             let rest = bytes.get(at..).unwrap_or_default();
             if !last && rest.len() < CHUNK_BYTES_MAX {
                 break;
             }
-            let length = self.session.chunker.cut(rest);
+            let length = session.chunker.cut(rest);
             let chunk = rest.get(..length).unwrap_or(rest);
-            let id = self.session.keys.chunk_id(chunk);
-            match self.session.index.chunk(&id).filter(|p| p.plain_bytes as usize == chunk.len()) {
-                Some(place) => self.emit_foreign(place)?,
+            let id = session.keys.chunk_id(chunk);
+            match session.index.chunk(&id).filter(|p| p.plain_bytes as usize == chunk.len()) {
+                Some(place) => self.emit_foreign(session, place)?,
                 None => {
                     let start = self.literal;
-                    self.literal(chunk, true)?;
+                    self.literal(session, chunk, true)?;
                     let plain_bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
                     self.segment.chunks.push((id, start, plain_bytes));
                     let place = ChunkPlace { space: self.version, start, plain_bytes };
-                    self.session.index.chunks_mut().add_one(id, place);
+                    session.index.chunks_mut().add_one(id, place);
                     if self.segment.bytes.len() >= self.settings.bulk_segment_bytes {
-                        self.flush_segment()?;
+                        self.flush_segment(session)?;
                     }
                 }
             }
@@ -428,9 +435,9 @@ impl<'s> StreamWriter<'s> {
     }
 
     /// Appends to the version's own literal space.
-    fn literal(&mut self, bytes: &[u8], bulk: bool) -> Result<()> {
+    fn literal(&mut self, session: &mut BackupSession, bytes: &[u8], bulk: bool) -> Result<()> {
         if self.segment.bulk != bulk && !self.segment.bytes.is_empty() {
-            self.flush_segment()?;
+            self.flush_segment(session)?;
         }
         if self.segment.bytes.is_empty() {
             self.segment.start = self.literal;
@@ -439,40 +446,40 @@ impl<'s> StreamWriter<'s> {
         self.segment.bytes.extend_from_slice(bytes);
         let start = self.literal;
         self.literal += bytes.len() as u64;
-        self.emit(OWN, start, bytes.len() as u64)
+        self.emit(session, OWN, start, bytes.len() as u64)
     }
 
-    fn flush_segment(&mut self) -> Result<()> {
+    fn flush_segment(&mut self, session: &mut BackupSession) -> Result<()> {
         let segment = std::mem::take(&mut self.segment);
         if segment.bytes.is_empty() {
             return Ok(());
         }
         let level = if segment.bulk { self.settings.bulk_level } else { self.settings.small_level };
         for (id, start, plain_bytes) in segment.chunks {
-            self.session.writer.add_chunk(id, self.version, start, plain_bytes)?;
+            session.writer.add_chunk(id, self.version, start, plain_bytes)?;
         }
         let blob = NewBlob::Segment { space: self.version, start: segment.start };
         if self.settings.second_copy {
-            self.session.writer.add(1, blob, segment.bytes.clone(), level)?;
+            session.writer.add(1, blob, segment.bytes.clone(), level)?;
         }
-        self.session.writer.add(0, blob, segment.bytes, level)?;
-        self.session.absorb_finished();
+        session.writer.add(0, blob, segment.bytes, level)?;
+        session.absorb_finished();
         Ok(())
     }
 
-    fn emit_foreign(&mut self, place: ChunkPlace) -> Result<()> {
+    fn emit_foreign(&mut self, session: &mut BackupSession, place: ChunkPlace) -> Result<()> {
         if place.space == self.version {
-            return self.emit_own_again(place);
+            return self.emit_own_again(session, place);
         }
         let space = self.space_number(place.space);
-        self.emit(space, place.start, u64::from(place.plain_bytes))
+        self.emit(session, space, place.start, u64::from(place.plain_bytes))
     }
 
     /// A chunk that this very version stored before. Own literals must be consecutive in [`OWN`], so it is named as a
     /// foreign space with the version's own id.
-    fn emit_own_again(&mut self, place: ChunkPlace) -> Result<()> {
+    fn emit_own_again(&mut self, session: &mut BackupSession, place: ChunkPlace) -> Result<()> {
         let space = self.space_number(self.version);
-        self.emit(space, place.start, u64::from(place.plain_bytes))
+        self.emit(session, space, place.start, u64::from(place.plain_bytes))
     }
 
     fn space_number(&mut self, id: VersionId) -> u32 {
@@ -483,18 +490,18 @@ impl<'s> StreamWriter<'s> {
     }
 
     /// A copy of the parent: as it is, or flattened when a full recipe is being written.
-    fn emit_copy(&mut self, mut src: u64, mut length: u64) -> Result<()> {
+    fn emit_copy(&mut self, session: &mut BackupSession, mut src: u64, mut length: u64) -> Result<()> {
         if !self.full {
-            return self.emit(PARENT, src, length);
+            return self.emit(session, PARENT, src, length);
         }
         while length > 0 {
             let take = length.min(WINDOW_BYTES as u64 * 4);
             let Some(parent) = &mut self.parent else { break };
-            let flat = parent.reader.flat(&self.session.index, &self.session.reader, src, src + take)?;
+            let flat = parent.reader.flat(&session.index, &session.reader, src, src + take)?;
             for run in flat {
                 let id = self.parent.as_ref().and_then(|p| p.reader.space(run.space)).unwrap_or_default();
                 let space = self.space_number(id);
-                self.emit(space, run.src, u64::from(run.len))?;
+                self.emit(session, space, run.src, u64::from(run.len))?;
             }
             src += take;
             length -= take;
@@ -502,7 +509,7 @@ impl<'s> StreamWriter<'s> {
         Ok(())
     }
 
-    fn emit(&mut self, space: u32, src: u64, length: u64) -> Result<()> {
+    fn emit(&mut self, session: &mut BackupSession, space: u32, src: u64, length: u64) -> Result<()> {
         let (mut src, mut left) = (src, length);
         while left > 0 {
             let take = left.min(u64::from(RUN_BYTES_MAX));
@@ -511,14 +518,14 @@ impl<'s> StreamWriter<'s> {
             src += take;
             left -= take;
             if self.runs.len() >= SLICE_RUNS_MAX {
-                self.close_slice()?;
+                self.close_slice(session)?;
             }
         }
         Ok(())
     }
 
     /// Encodes the runs so far, proves that they decode to themselves, and stores both copies.
-    fn close_slice(&mut self) -> Result<()> {
+    fn close_slice(&mut self, session: &mut BackupSession) -> Result<()> {
         let runs = std::mem::take(&mut self.runs);
         if runs.is_empty() {
             return Ok(());
@@ -536,14 +543,15 @@ impl<'s> StreamWriter<'s> {
         if back != runs {
             return Err(failed("it decodes to other runs".to_owned()));
         }
-        let sequence = u32::try_from(self.slices.len()).map_err(|_| RepoError::Limit { what: "A record".to_owned() })?;
+        let sequence =
+            u32::try_from(self.slices.len()).map_err(|_| RepoError::Limit { what: "A record".to_owned() })?;
         let blob = NewBlob::Slice { version: self.version, generation: 0, sequence };
         self.record_bytes += bytes.len() as u64;
         self.run_count += runs.len() as u64;
         // the columns are compressed already
-        self.session.writer.add(1, blob, bytes.clone(), 1)?;
-        self.session.writer.add(0, blob, bytes, 1)?;
-        self.session.absorb_finished();
+        session.writer.add(1, blob, bytes.clone(), 1)?;
+        session.writer.add(0, blob, bytes, 1)?;
+        session.absorb_finished();
         self.slices.push(SliceInfo { plain_bytes: frame.plain_bytes, literal_bytes: frame.literal_bytes });
         self.slice_start.dst_start = self.dst;
         self.slice_start.literal_start += own;
@@ -554,28 +562,28 @@ impl<'s> StreamWriter<'s> {
     ///
     /// # Errors
     /// Repository errors.
-    pub fn finish(mut self) -> Result<StoredVersion> {
-        self.encode(true)?;
+    pub fn finish(mut self, session: &mut BackupSession) -> Result<StoredVersion> {
+        self.encode(session, true)?;
         let StreamHash { root, leaves, .. } = std::mem::take(&mut self.hasher).finish();
-        self.close(Proof::Stream { root, leaves })
+        self.close(session, Proof::Stream { root, leaves })
     }
 
     /// Ends a stream of file contents that is proved by its tree; `root` is the hash over all files.
     ///
     /// # Errors
     /// Repository errors.
-    pub fn finish_files(mut self, root: Digest) -> Result<StoredVersion> {
-        self.encode(true)?;
-        self.close(Proof::Files { root })
+    pub fn finish_files(mut self, session: &mut BackupSession, root: Digest) -> Result<StoredVersion> {
+        self.encode(session, true)?;
+        self.close(session, Proof::Files { root })
     }
 
-    fn close(mut self, proof: Proof) -> Result<StoredVersion> {
+    fn close(mut self, session: &mut BackupSession, proof: Proof) -> Result<StoredVersion> {
         let root = proof.root();
         if let Some(same) = self.same_as_parent(&proof) {
             return Ok(StoredVersion { version: same, plain_bytes: self.dst, root, is_new: false });
         }
-        self.flush_segment()?;
-        self.close_slice()?;
+        self.flush_segment(session)?;
+        self.close_slice(session)?;
         let below = self.parent.as_ref().filter(|_| !self.full).map(|p| p.reader.head());
         let head = VersionHead {
             version: self.version,
@@ -595,9 +603,9 @@ impl<'s> StreamWriter<'s> {
         };
         let bytes = codec::encode(&head);
         let blob = NewBlob::Head { version: self.version, generation: 0 };
-        self.session.writer.add(1, blob, bytes.clone(), HEAD_LEVEL)?;
-        self.session.writer.add(0, blob, bytes, HEAD_LEVEL)?;
-        self.session.absorb_finished();
+        session.writer.add(1, blob, bytes.clone(), HEAD_LEVEL)?;
+        session.writer.add(0, blob, bytes, HEAD_LEVEL)?;
+        session.absorb_finished();
         Ok(StoredVersion { version: self.version, plain_bytes: self.dst, root, is_new: true })
     }
 

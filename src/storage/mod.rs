@@ -8,7 +8,6 @@
 //! * `commit` publishes a session as a snapshot in one step, and fails if the session was fenced; `fence` in one step
 //!   makes a later `commit` fail. Of two racing calls exactly one wins.
 
-
 pub mod conformance;
 pub mod local;
 pub mod memory;

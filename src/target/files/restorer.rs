@@ -363,8 +363,7 @@ impl Restorer {
     /// True when the current directory holds exactly this name, and not one that the file system takes for the same.
     fn is_listed(&self, name: &[u8]) -> Result<bool, TargetError> {
         let fault = |error: Errno| TargetError::from_io("read the directory of", name, error.into());
-        let mut entries = rustix::fs::Dir::read_from(self.current.as_fd()).map_err(fault)?;
-        while let Some(entry) = entries.next() {
+        for entry in rustix::fs::Dir::read_from(self.current.as_fd()).map_err(fault)? {
             if entry.map_err(fault)?.file_name().to_bytes() == name {
                 return Ok(true);
             }

@@ -110,7 +110,7 @@ fn save(roots: &[PathBuf]) -> Saved {
     let clock = FixedClock(std::sync::Mutex::new(jiff::Timestamp::from_second(4_000_000_000).expect("in range")));
     let mut writer = TreeWriter::new();
     let (mut tree, mut content, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
-    while let Some(entry) = walk.next() {
+    for entry in walk.by_ref() {
         let mut entry = entry.expect("readable");
         if matches!(entry.kind, EntryKind::File(_)) {
             let read = reader.read(&entry, &clock, |piece| {

@@ -129,6 +129,12 @@ pub enum Error {
     /// The target cannot be written.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The target cannot be made or opened.
+    #[error("The target cannot be used")]
+    Unusable {
+        /// Why.
+        source: TargetError,
+    },
     /// The database cannot be restored.
     #[error(transparent)]
     Database(#[from] target_database::TargetError),
@@ -304,7 +310,7 @@ pub fn run(
         show(&mut run, &planned, options)?;
         return Ok(run.report);
     }
-    let mut restorer = Restorer::new(&options.target, options.attributes)?;
+    let mut restorer = Restorer::new(&options.target, options.attributes).map_err(unusable)?;
     let (total_bytes, total_items) = (Some(run.total_bytes), Some(run.total_items));
     observer.event(&Event::PhaseStarted { phase: "restoring", total_bytes, total_items });
     let mut trees = 0;
@@ -348,7 +354,15 @@ fn check_target(target: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
             Err(Error::NotADirectory { path: target.to_owned() })
         }
-        Err(source) => Err(TargetError::Io { operation: "read", path: target.to_owned(), source }.into()),
+        Err(source) => Err(unusable(TargetError::Io { operation: "read", path: target.to_owned(), source })),
+    }
+}
+
+/// Nothing was restored yet.
+fn unusable(error: TargetError) -> Error {
+    match error {
+        TargetError::Io { .. } => Error::Unusable { source: error },
+        other => other.into(),
     }
 }
 

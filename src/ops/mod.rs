@@ -2,6 +2,8 @@
 
 pub mod backup;
 pub mod cancel;
+pub mod dump;
 pub mod git_info;
 pub mod observer;
+pub mod restore;
 pub mod system_info;

@@ -2,8 +2,10 @@
 //! printed.
 
 pub(crate) mod backup;
+pub(crate) mod dump;
 pub(crate) mod generate;
 pub(crate) mod init;
+pub(crate) mod restore;
 pub(crate) mod secret_file;
 
 use super::args::Command;
@@ -19,6 +21,8 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
     match command {
         Command::Init(args) => init::run(invocation, args),
         Command::Backup(args) => backup::run(invocation, args),
+        Command::Restore(args) => restore::run(invocation, args),
+        Command::Dump(args) => dump::run(invocation, args),
         Command::Completions(args) => generate::completions(invocation, args),
         Command::Man(args) => generate::man(invocation, args),
         Command::Version => generate::version(invocation),
@@ -27,8 +31,6 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Snapshots(_)
         | Command::Ls(_)
         | Command::Stats(_)
-        | Command::Restore(_)
-        | Command::Dump(_)
         | Command::Verify(_)
         | Command::Key(_)
         | Command::Repair(_)

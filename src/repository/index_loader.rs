@@ -52,10 +52,12 @@ pub fn load(store: &dyn ReadStore, keys: &Keys) -> Result<(RepositoryIndex, Load
             }
             // replaced by a newer one since the listing
             Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
-            Err(error) if error.is_damage() => report.damaged.push((id, error.to_string())),
+            Err(error) if error.concerns_one_object() => report.damaged.push((id, error.to_string())),
             Err(error) => return Err(error),
         }
     }
+    // what a repair has replaced is needed no more
+    report.damaged.retain(|(id, _)| !superseded.contains(id));
     for (id, body) in bodies {
         if superseded.contains(&id) {
             continue;

@@ -77,7 +77,13 @@ impl StreamSettings {
     /// For the contents of files.
     pub fn files() -> Self {
         let matching = MatchSettings { match_bytes_min: 32, ..MatchSettings::default() };
-        Self { bulk_segment_bytes: 1 << 20, small_segment_bytes: 256 << 10, matching, hash_stream: false, ..Self::data() }
+        Self {
+            bulk_segment_bytes: 1 << 20,
+            small_segment_bytes: 256 << 10,
+            matching,
+            hash_stream: false,
+            ..Self::data()
+        }
     }
 
     /// For tree streams, which are small and needed for everything else.
@@ -175,7 +181,7 @@ impl StreamWriter {
             begun: false,
             sketch: Sketch::default(),
             hasher: StreamHasher::default(),
-            
+
             dst: 0,
             literal: 0,
             segment: SegmentBuffer::default(),

@@ -1,0 +1,329 @@
+//! Saving a files source: walk, compare with the parent's tree, read what changed, write contents and tree.
+//!
+//! Contents of all files make one stream in tree order, so a file that moved or was edited finds its old self nearby.
+//! A file that did not change is a range of the parent's stream: it is not opened.
+
+use super::prove::Proving;
+use super::{SaveError, Saving};
+use crate::domain::entry::{Entry, EntryKind};
+use crate::domain::id::Digest;
+use crate::domain::snapshot::{SourceRecord, SourceWarning, StreamRecord, StreamRole};
+use crate::format::tree::{TreeWriter, path_order};
+use crate::ops::observer::{Event, Progress};
+use crate::repository::error::RepoError;
+use crate::repository::reading::{PlacedEntry, TreeCursor};
+use crate::repository::session::BackupSession;
+use crate::repository::stream_writer::{StreamSettings, StreamWriter};
+use crate::source::SourceError;
+use crate::source::files::metadata::Owners;
+use crate::source::files::read::{FileReader, ReadError, is_unchanged};
+use crate::source::files::rules::Rules;
+use crate::source::files::walk::{Walk, WalkOptions};
+use aws_lc_rs::digest::{Context, SHA256};
+use std::cmp::Ordering;
+use std::path::PathBuf;
+
+/// Tree bytes gathered before they go to the stream.
+const TREE_PIECE_BYTES: usize = 256 << 10;
+/// Warnings kept in the record; the rest are counted.
+const WARNINGS_MAX: usize = 1000;
+
+/// What is walked.
+pub(super) struct Scope {
+    /// Absolute paths.
+    pub(super) roots: Vec<PathBuf>,
+    /// Rules in gitignore syntax.
+    pub(super) exclude: Vec<String>,
+    /// `.git` and directories with a CACHEDIR.TAG are left out.
+    pub(super) default_excludes: bool,
+    /// Other file systems are not entered.
+    pub(super) one_file_system: bool,
+}
+
+/// The parent's tree, read beside the walk.
+struct ParentTree {
+    cursor: TreeCursor,
+    next: Option<PlacedEntry>,
+}
+
+impl ParentTree {
+    fn open(session: &BackupSession, tree: crate::domain::id::VersionId) -> Result<Option<Self>, RepoError> {
+        let Some(stream) = session.open_parent(tree)? else { return Ok(None) };
+        let mut this = Self { cursor: TreeCursor::new(stream), next: None };
+        match this.cursor.next(session.index(), session.reader()) {
+            Ok(first) => this.next = first,
+            Err(error) if error.is_damage() => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        Ok(Some(this))
+    }
+
+    /// The parent's entry of the same path, if it has one.
+    fn find(&mut self, session: &BackupSession, path: &[u8]) -> Result<Option<&PlacedEntry>, RepoError> {
+        loop {
+            match self.next.as_ref().map(|p| path_order(&p.entry.path, path)) {
+                Some(Ordering::Less) => self.next = self.advance(session)?,
+                Some(Ordering::Equal) => return Ok(self.next.as_ref()),
+                Some(Ordering::Greater) | None => return Ok(None),
+            }
+        }
+    }
+
+    /// Damage in the middle of the parent's tree ends it: the remaining files are read again.
+    fn advance(&mut self, session: &BackupSession) -> Result<Option<PlacedEntry>, RepoError> {
+        match self.cursor.next(session.index(), session.reader()) {
+            Err(error) if error.is_damage() => Ok(None),
+            other => other,
+        }
+    }
+}
+
+/// State of one files source being saved.
+struct FilesRun<'a> {
+    saving: &'a Saving<'a>,
+    content: StreamWriter,
+    tree: StreamWriter,
+    writer: TreeWriter,
+    tree_bytes: Vec<u8>,
+    sha256: Context,
+    reader: FileReader,
+    parent: Option<ParentTree>,
+    root: blake3::Hasher,
+    read: Vec<bool>,
+    bytes_done: u64,
+    items_done: u64,
+    dropped_warnings: u64,
+    new: u64,
+    changed: u64,
+    unmodified: u64,
+    torn: u64,
+    unreadable: u64,
+}
+
+/// Saves a files source.
+pub(super) fn save(
+    saving: &Saving<'_>,
+    session: &mut BackupSession,
+    scope: Scope,
+    record: &mut SourceRecord,
+    proofs: &mut Vec<Proving>,
+) -> Result<(), SaveError> {
+    record.reader_version = format!("holdfast {}", env!("CARGO_PKG_VERSION"));
+    let rules = Rules::new(scope.exclude, scope.default_excludes)
+        .map_err(|error| SourceError::Content { subject: "The exclude rule".to_owned(), reason: error.to_string() })?;
+    let owners = Owners::default();
+    let options = WalkOptions { rules, one_file_system: scope.one_file_system, owners: owners.clone(), threads: 2 };
+    let mut walk = Walk::new(&scope.roots, options)?;
+    let mut run = FilesRun::new(saving, session, owners)?;
+    while let Some(entry) = walk.next() {
+        let entry = entry?;
+        if saving.means.cancel.is_cancelled() {
+            return Err(SourceError::Interrupted.into());
+        }
+        run.entry(session, &mut walk, entry, record)?;
+        for warning in walk.take_warnings() {
+            run.warn(record, warning);
+        }
+    }
+    for warning in walk.take_warnings() {
+        run.warn(record, warning);
+    }
+    run.close(session, &walk, record, proofs)
+}
+
+impl<'a> FilesRun<'a> {
+    fn new(saving: &'a Saving<'a>, session: &mut BackupSession, owners: Owners) -> Result<Self, SaveError> {
+        let (trees, contents) = (saving.history(StreamRole::Tree), saving.history(StreamRole::Content));
+        let mut found = None;
+        for (tree, content) in trees.iter().zip(&contents) {
+            let both = (ParentTree::open(session, *tree)?, session.open_parent(*tree)?, session.open_parent(*content)?);
+            if let (Some(parent), Some(tree), Some(content)) = both {
+                found = Some((parent, tree, content));
+                break;
+            }
+        }
+        let (parent, tree, content) = match found {
+            Some((parent, tree, content)) => (Some(parent), Some(tree), Some(content)),
+            None => (None, None, None),
+        };
+        let candidates = if content.is_none() { saving.candidates(session) } else { Vec::new() };
+        Ok(Self {
+            saving,
+            content: StreamWriter::new(session, content, candidates, StreamSettings::files()),
+            tree: StreamWriter::new(session, tree, Vec::new(), StreamSettings::tree()),
+            writer: TreeWriter::new(),
+            tree_bytes: Vec::new(),
+            sha256: Context::new(&SHA256),
+            reader: FileReader::new(owners),
+            parent,
+            root: blake3::Hasher::new(),
+            read: Vec::new(),
+            bytes_done: 0,
+            items_done: 0,
+            dropped_warnings: 0,
+            new: 0,
+            changed: 0,
+            unmodified: 0,
+            torn: 0,
+            unreadable: 0,
+        })
+    }
+
+    fn warn(&mut self, record: &mut SourceRecord, warning: SourceWarning) {
+        if record.warnings.len() < WARNINGS_MAX {
+            self.saving.warn(record, warning);
+        } else {
+            self.dropped_warnings += 1;
+        }
+    }
+
+    fn entry(
+        &mut self,
+        session: &mut BackupSession,
+        walk: &mut Walk,
+        entry: Entry,
+        record: &mut SourceRecord,
+    ) -> Result<(), SaveError> {
+        let entry = match entry.kind {
+            EntryKind::File(_) => match self.file(session, walk, entry, record)? {
+                Some(entry) => entry,
+                None => return Ok(()),
+            },
+            _ => entry,
+        };
+        if let EntryKind::File(file) = &entry.kind {
+            self.root.update(&file.stream_bytes().to_le_bytes());
+            self.root.update(&file.hash.0);
+            self.bytes_done += file.size;
+        }
+        let unfit = |error: crate::format::tree::TreeError| SourceError::Content {
+            subject: String::from_utf8_lossy(&entry.path).into_owned(),
+            reason: error.to_string(),
+        };
+        self.writer.push(&entry).map_err(unfit)?;
+        if self.writer.pending_bytes() >= TREE_PIECE_BYTES {
+            self.drain_tree(session)?;
+        }
+        self.items_done += 1;
+        self.saving.means.observer.event(&Event::Progress(Progress {
+            source: Some(self.saving.name),
+            bytes_done: self.bytes_done,
+            items_done: self.items_done,
+            current: Some(&entry.path),
+            ..Progress::default()
+        }));
+        Ok(())
+    }
+
+    /// Stores a file's contents; None when it could not be read.
+    fn file(
+        &mut self,
+        session: &mut BackupSession,
+        walk: &mut Walk,
+        entry: Entry,
+        record: &mut SourceRecord,
+    ) -> Result<Option<Entry>, SaveError> {
+        let known = match &mut self.parent {
+            Some(parent) => parent.find(session, &entry.path)?.cloned(),
+            None => None,
+        };
+        if let Some(known) = &known
+            && let EntryKind::File(stored) = &known.entry.kind
+        {
+            if is_unchanged(&known.entry, &entry) {
+                self.content.copy_parent(session, known.content_offset, stored.stream_bytes())?;
+                self.read.push(false);
+                self.unmodified += 1;
+                let kind = EntryKind::File(stored.clone());
+                return Ok(Some(Entry { kind, read_ns: known.entry.read_ns, ..entry }));
+            }
+            self.content.hint(known.content_offset);
+        }
+        let (content, clock) = (&mut self.content, self.saving.means.clock);
+        match self.reader.read(&entry, clock, |bytes| content.push(session, bytes)) {
+            Ok(read) => {
+                if read.replaced {
+                    walk.forget_first_name(&entry);
+                }
+                if let Some(warning) = read.warning {
+                    self.torn += 1;
+                    self.warn(record, warning);
+                }
+                self.read.push(true);
+                if known.is_some() {
+                    self.changed += 1;
+                } else {
+                    self.new += 1;
+                }
+                Ok(Some(read.entry))
+            }
+            Err(ReadError::Skipped(warning)) => {
+                walk.forget_first_name(&entry);
+                self.unreadable += 1;
+                self.warn(record, warning);
+                Ok(None)
+            }
+            Err(ReadError::Receiver(error)) => Err(error.into()),
+        }
+    }
+
+    fn drain_tree(&mut self, session: &mut BackupSession) -> Result<(), SaveError> {
+        self.tree_bytes.clear();
+        self.writer.drain_into(&mut self.tree_bytes);
+        self.sha256.update(&self.tree_bytes);
+        self.tree.push(session, &self.tree_bytes)?;
+        Ok(())
+    }
+
+    fn close(
+        mut self,
+        session: &mut BackupSession,
+        walk: &Walk,
+        record: &mut SourceRecord,
+        proofs: &mut Vec<Proving>,
+    ) -> Result<(), SaveError> {
+        let rest = std::mem::take(&mut self.writer).finish();
+        self.sha256.update(&rest);
+        self.tree.push(session, &rest)?;
+        let content = self.content.finish_files(session, Digest(*self.root.finalize().as_bytes()))?;
+        let tree = self.tree.finish(session)?;
+        let mut sha256 = Digest::default();
+        sha256.0.copy_from_slice(self.sha256.finish().as_ref());
+        if content.is_new || tree.is_new {
+            let proof = Proving::Files { content: content.version, tree: tree.version, read: self.read };
+            if tree.is_new {
+                let name = format!("the tree of {}", self.saving.name);
+                proofs.push(Proving::Stream { version: tree.version, name });
+            }
+            proofs.push(proof);
+        }
+        let stream =
+            |role, stored: &crate::repository::stream_writer::StoredVersion, what: &str, sha256| StreamRecord {
+                role,
+                file_name: format!("{}.{what}", self.saving.name),
+                version: stored.version,
+                plain_bytes: stored.plain_bytes,
+                blake3: stored.root,
+                sha256,
+                added_bytes: 0,
+                volatile: Vec::new(),
+            };
+        record.streams.push(stream(StreamRole::Content, &content, "content", None));
+        record.streams.push(stream(StreamRole::Tree, &tree, "tree", Some(sha256)));
+        let mut counts = walk.counts();
+        counts.files_new = self.new;
+        counts.files_changed = self.changed;
+        counts.files_unmodified = self.unmodified;
+        counts.changed_while_read = self.torn;
+        counts.unreadable += self.unreadable;
+        counts.files = counts.files.saturating_sub(self.unreadable);
+        record.files = Some(counts);
+        if self.dropped_warnings > 0 {
+            let message = format!("{} more findings are not listed", self.dropped_warnings);
+            let code = "files.more_findings".to_owned();
+            let more = SourceWarning { code, subject: String::new(), message, incomplete: true };
+            self.saving.warn(record, more);
+        }
+        Ok(())
+    }
+}

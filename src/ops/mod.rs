@@ -4,4 +4,6 @@ pub mod backup;
 pub mod cancel;
 pub mod git_info;
 pub mod observer;
+pub mod repair_index;
 pub mod system_info;
+pub mod verify;

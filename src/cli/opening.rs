@@ -6,6 +6,7 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::invocation::Invocation;
 use super::settings::{self, Settings, TerminalPrompt, Unlock};
+use crate::domain::id::RepositoryId;
 use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
 use crate::format::key_slot::Secret;
 use crate::repository::open::{self, OpenRepository};
@@ -16,6 +17,8 @@ use crate::storage::local::LocalStore;
 use crate::storage::{self, ErrorKind, ReadStore};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
@@ -47,9 +50,22 @@ pub(crate) struct Chosen {
 pub(crate) fn open_for_reading(invocation: &Invocation) -> Result<ReadingRepository, Failure> {
     let (repository, _) = unlock(invocation, locate(invocation)?)?;
     let store: Arc<dyn ReadStore> = Arc::<LocalStore>::clone(&repository.store);
-    let reading = Reading::open(store, Arc::clone(&repository.keys))?;
+    let cache = cache_folder(invocation, repository.config.repository)?;
+    let reading = Reading::open(store, Arc::clone(&repository.keys), cache.as_deref())?;
     let findings = repository.findings.iter().map(describe).collect();
     Ok(ReadingRepository { repository, reading, findings: Mutex::new(findings) })
+}
+
+/// The folder for this repository's local caches, made with access for its owner alone; None where there is no place
+/// for one. A folder that cannot be made is no reason to fail.
+///
+/// # Errors
+/// When the settings cannot be read.
+pub(crate) fn cache_folder(invocation: &Invocation, id: RepositoryId) -> Result<Option<PathBuf>, Failure> {
+    let Some(root) = &invocation.settings()?.cache_dir else { return Ok(None) };
+    let folder = root.join(id.hex());
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    Ok(made.is_ok().then_some(folder))
 }
 
 /// Opens the repository for writing; `init` makes it where there is none.

@@ -1,6 +1,7 @@
 //! One file for each command: arguments and settings become the options of one function of `ops`, and its report is
 //! printed.
 
+pub(crate) mod backup;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod secret_file;
@@ -17,13 +18,13 @@ use super::invocation::Invocation;
 pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init(args) => init::run(invocation, args),
+        Command::Backup(args) => backup::run(invocation, args),
         Command::Completions(args) => generate::completions(invocation, args),
         Command::Man(args) => generate::man(invocation, args),
         Command::Version => generate::version(invocation),
         Command::Help(args) => generate::help(invocation, args),
         // Replaced one by one by the lines of the commands as their files arrive.
-        Command::Backup(_)
-        | Command::Snapshots(_)
+        Command::Snapshots(_)
         | Command::Ls(_)
         | Command::Stats(_)
         | Command::Restore(_)

@@ -76,22 +76,25 @@ pub(super) fn check(run: &Run<'_>, bad: &BadBlobs) -> Result<Coverage, VerifyErr
     let mut coverage = Coverage::default();
     let mut superseded: HashSet<IndexId> = HashSet::new();
     let mut damaged: Vec<(IndexId, Problem, String)> = Vec::new();
-    let mut named = HashSet::new();
+    let mut readable = Vec::new();
     for id in index_loader::list_objects(store)? {
         run.cancel.check()?;
-        let body = match read_index(run, id) {
-            Ok(Some(body)) => body,
-            Ok(None) => continue,
-            Err((problem, reason)) => {
-                damaged.push((id, problem, reason));
-                continue;
+        match read_index(run, id) {
+            Ok(Some(body)) => {
+                superseded.extend(body.supersedes);
+                readable.push(id);
             }
-        };
-        superseded.extend(body.supersedes.iter().copied());
-        // the loader has left out those that others replace; their packs may be gone
-        if !run.reading.index.has_object(id) {
-            continue;
+            Ok(None) => {}
+            Err((problem, reason)) => damaged.push((id, problem, reason)),
         }
+    }
+    // the packs of those that others have replaced may be gone
+    readable.retain(|id| !superseded.contains(id));
+    run.gatherer.count(|r| r.objects_read += (readable.len() + damaged.len()) as u64);
+    let mut named = HashSet::new();
+    for id in readable {
+        run.cancel.check()?;
+        let Ok(Some(body)) = read_index(run, id) else { continue };
         let results: Vec<Usable> = body.packs.par_iter().map(|pack| check_pack(run, id, pack)).collect();
         for (pack, usable) in body.packs.into_iter().zip(results) {
             named.insert(pack.pack);
@@ -149,10 +152,6 @@ fn read_index(run: &Run<'_>, id: IndexId) -> Result<Option<IndexBody>, (Problem,
             return Err((problem, reason));
         }
     };
-    run.gatherer.count(|r| {
-        r.objects_read += 1;
-        r.stored_bytes_read += bytes.len() as u64;
-    });
     decode_index(&run.reading.keys, id, &bytes).map(Some).map_err(|error| {
         let (_, problem, reason) = super::report::describe(&error);
         (problem, reason)

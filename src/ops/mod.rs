@@ -5,5 +5,7 @@ pub mod cancel;
 pub mod dump;
 pub mod git_info;
 pub mod observer;
+pub mod repair_index;
 pub mod restore;
 pub mod system_info;
+pub mod verify;

@@ -87,18 +87,19 @@ fn read_record(
     let mut failure = None;
     for place in places {
         let result = packs.table(index, place.pack).and_then(|table| {
-            let missing = || RepoError::Missing { what: format!("a part of the record of version {version}") };
-            let ordinal = table.record(version, place.generation, slice).ok_or_else(missing)?;
-            packs.blob(index, place.pack, &table, ordinal)
+            let Some(ordinal) = table.record(version, place.generation, slice) else { return Ok(None) };
+            packs.blob(index, place.pack, &table, ordinal).map(Some)
         });
         match result {
-            Ok(raw) => {
+            Ok(Some(raw)) => {
                 if let Some(error) = failure {
                     packs.note_healed(format!("{error}"));
                 }
                 return Ok(raw);
             }
-            Err(error) if error.is_damage() => failure = Some(error),
+            // another part of the record is there
+            Ok(None) => {}
+            Err(error) if error.concerns_one_object() => failure = Some(error),
             Err(error) => return Err(error),
         }
     }
@@ -337,7 +338,8 @@ impl StreamReader {
     }
 }
 
-fn frames(head: &VersionHead) -> Vec<SliceFrame> {
+/// Where each slice of a record begins, in the stream and in the version's own literals.
+pub(crate) fn frames(head: &VersionHead) -> Vec<SliceFrame> {
     let (mut dst, mut literal) = (0, 0);
     let spaces = u32::try_from(head.spaces.len()).unwrap_or(u32::MAX - 2);
     head.slices

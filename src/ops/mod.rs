@@ -3,5 +3,7 @@
 pub mod backup;
 pub mod cancel;
 pub mod git_info;
+pub mod ls;
 pub mod observer;
+pub mod stats;
 pub mod system_info;

@@ -1,9 +1,14 @@
 //! One file for each command: arguments and settings become the options of one function of `ops`, and its report is
 //! printed.
 
+pub(crate) mod config;
 pub(crate) mod generate;
 pub(crate) mod init;
+pub(crate) mod key;
+pub(crate) mod ls;
 pub(crate) mod secret_file;
+pub(crate) mod snapshots;
+pub(crate) mod stats;
 
 use super::args::Command;
 use super::exit_code::ExitCode;
@@ -17,20 +22,18 @@ use super::invocation::Invocation;
 pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init(args) => init::run(invocation, args),
+        Command::Snapshots(args) => snapshots::run(invocation, args),
+        Command::Ls(args) => ls::run(invocation, args),
+        Command::Stats(args) => stats::run(invocation, args),
+        Command::Key(args) => key::run(invocation, args),
+        Command::Config(args) => config::run(invocation, args),
         Command::Completions(args) => generate::completions(invocation, args),
         Command::Man(args) => generate::man(invocation, args),
         Command::Version => generate::version(invocation),
         Command::Help(args) => generate::help(invocation, args),
         // Replaced one by one by the lines of the commands as their files arrive.
-        Command::Backup(_)
-        | Command::Snapshots(_)
-        | Command::Ls(_)
-        | Command::Stats(_)
-        | Command::Restore(_)
-        | Command::Dump(_)
-        | Command::Verify(_)
-        | Command::Key(_)
-        | Command::Repair(_)
-        | Command::Config(_) => Err(Failure::usage("command.absent", "This command is not part of this build")),
+        Command::Backup(_) | Command::Restore(_) | Command::Dump(_) | Command::Verify(_) | Command::Repair(_) => {
+            Err(Failure::usage("command.absent", "This command is not part of this build"))
+        }
     }
 }

@@ -27,8 +27,14 @@ impl Repo {
         let id = SnapshotId(self.random.bytes());
         let start = SessionStart { id, host: "test".into(), process: 1, started_ns: 0, sources: Vec::new() };
         let load = |store: &dyn holdfast::storage::WriteStore, keys: &Keys| Ok(index_loader::load(store, keys)?.0);
-        BackupSession::begin(Arc::clone(&self.store) as Arc<_>, Arc::clone(&self.keys), Arc::clone(&self.random), &start, load)
-            .expect("begin")
+        BackupSession::begin(
+            Arc::clone(&self.store) as Arc<_>,
+            Arc::clone(&self.keys),
+            Arc::clone(&self.random),
+            &start,
+            load,
+        )
+        .expect("begin")
     }
 
     /// Stores one version in a session of its own and proves it. Returns it and the bytes the repository grew by.

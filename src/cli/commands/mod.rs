@@ -1,6 +1,7 @@
 //! One file for each command: arguments and settings become the options of one function of `ops`, and its report is
 //! printed.
 
+pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod generate;
 pub(crate) mod init;
@@ -22,6 +23,7 @@ use super::invocation::Invocation;
 pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init(args) => init::run(invocation, args),
+        Command::Backup(args) => backup::run(invocation, args),
         Command::Snapshots(args) => snapshots::run(invocation, args),
         Command::Ls(args) => ls::run(invocation, args),
         Command::Stats(args) => stats::run(invocation, args),
@@ -32,7 +34,7 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Version => generate::version(invocation),
         Command::Help(args) => generate::help(invocation, args),
         // Replaced one by one by the lines of the commands as their files arrive.
-        Command::Backup(_) | Command::Restore(_) | Command::Dump(_) | Command::Verify(_) | Command::Repair(_) => {
+        Command::Restore(_) | Command::Dump(_) | Command::Verify(_) | Command::Repair(_) => {
             Err(Failure::usage("command.absent", "This command is not part of this build"))
         }
     }

@@ -6,7 +6,14 @@ pub(crate) mod dump;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod restore;
+pub(crate) mod config;
+pub(crate) mod generate;
+pub(crate) mod init;
+pub(crate) mod key;
+pub(crate) mod ls;
 pub(crate) mod secret_file;
+pub(crate) mod snapshots;
+pub(crate) mod stats;
 
 use super::args::Command;
 use super::exit_code::ExitCode;
@@ -23,6 +30,11 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Backup(args) => backup::run(invocation, args),
         Command::Restore(args) => restore::run(invocation, args),
         Command::Dump(args) => dump::run(invocation, args),
+        Command::Snapshots(args) => snapshots::run(invocation, args),
+        Command::Ls(args) => ls::run(invocation, args),
+        Command::Stats(args) => stats::run(invocation, args),
+        Command::Key(args) => key::run(invocation, args),
+        Command::Config(args) => config::run(invocation, args),
         Command::Completions(args) => generate::completions(invocation, args),
         Command::Man(args) => generate::man(invocation, args),
         Command::Version => generate::version(invocation),
@@ -35,5 +47,8 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         | Command::Key(_)
         | Command::Repair(_)
         | Command::Config(_) => Err(Failure::usage("command.absent", "This command is not part of this build")),
+        Command::Restore(_) | Command::Dump(_) | Command::Verify(_) | Command::Repair(_) => {
+            Err(Failure::usage("command.absent", "This command is not part of this build"))
+        }
     }
 }

@@ -402,12 +402,12 @@ def read_slice(raw, head, dst, lit, plain_bytes, literal_bytes, what):
 
 
 def read_snapshot(r):
-    text_option = lambda: r.option(r.text)
     snapshot = {"id": r.id().hex(), "time": r.int(), "time_zone": r.text(), "started": r.int(), "finished": r.int()}
     snapshot["system"] = [r.text() for _ in range(5)]
-    snapshot.update({"class": text_option(), "tags": r.list(r.text), "imported": r.bool(), "suspect": text_option()})
+    snapshot.update({"class": r.option(r.text), "tags": r.list(r.text), "imported": r.bool()})
+    snapshot["suspect"] = r.option(r.text)
     snapshot["git"] = r.option(lambda: (r.text(), r.text(), r.bool()))
-    snapshot.update({"project_root": text_option(), "scope": r.list(r.text)})
+    snapshot.update({"project_root": r.option(r.text), "scope": r.list(r.text)})
     snapshot["sources"] = r.list(lambda: read_source(r))
     snapshot["heads"] = r.list(lambda: (r.id().hex(), r.digest().hex()))
     snapshot["stored_bytes"] = r.uint()
@@ -672,28 +672,22 @@ class Repository:
 
     def literal(self, space, offset):
         """The segment that holds an offset: (first offset, bytes)."""
-        places = [(place, start) for start, end, place in self.spaces.get(space, []) if start <= offset < end]
-        start_of = dict(places)
-        key = (space, tuple(sorted(place for place, _ in places)))
+        starts = {place: start for start, end, place in self.spaces.get(space, []) if start <= offset < end}
+        key = (space, tuple(sorted(starts)))
         if key not in self.segment_cache:
-            what = f"byte {offset} of space {space.hex()}"
-            used = []
-            def decode(raw):
-                return raw
+            if len(self.segment_cache) >= 64:
+                self.segment_cache.clear()
             failure = None
-            for place in sorted(start_of):
+            for place in key[1]:
                 try:
-                    used = (start_of[place], decode(self.blob(place)))
-                    if failure:
-                        finding(failure)
+                    self.segment_cache[key] = (starts[place], self.blob(place))
                     break
                 except Damaged as error:
                     failure = failure or error
             else:
-                raise failure or Missing(f"{what}: missing")
-            if len(self.segment_cache) >= 64:
-                self.segment_cache.clear()
-            self.segment_cache[key] = used
+                raise failure or Missing(f"byte {offset} of space {space.hex()}: missing")
+            if failure:
+                finding(failure)
         return self.segment_cache[key]
 
     def read(self, version, first=0, end=None):

@@ -1,2 +1,5 @@
-//! holdfast
-fn main() {}
+//! The program. Everything it does is in the library, so that tests reach it.
+
+fn main() -> std::process::ExitCode {
+    holdfast::cli::main()
+}

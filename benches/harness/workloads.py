@@ -49,6 +49,7 @@ class Workload:
         with open(path) as file:
             text = json.load(file)
         text.pop("hours", None)
+        text["arguments"].pop("out", None)
         return text
 
 
@@ -61,6 +62,8 @@ ALL = [
     Workload("app-plain-24", "stream", "app_db.py", {"hours": 24, "form": "plain"}, "24 hourly plain pg_dump piped to stdin",
              "state-*.sql", SMALL),
     Workload("sqlite-24", "stream", "app_sqlite.py", {"hours": 24}, "24 hourly images of a SQLite application database",
+             "state-*.sqlite3", SMALL),
+    Workload("sqlite-168", "stream", "app_sqlite.py", {"hours": 168}, "168 hourly images of a SQLite application database",
              "state-*.sqlite3", SMALL),
     Workload("pgbench-24", "stream", "pgbench_db.py", {"hours": 24}, "24 hourly dumps of append-heavy pgbench",
              "state-*.dump", {"hours": 6, "scale": 1, "transactions": 500}),

@@ -6,7 +6,7 @@
 use fastcdc::v2020::{Normalization, cut_gear, select_masks};
 
 /// Shortest chunk but the last of a run, bytes.
-pub const CHUNK_BYTES_MIN: usize = 16 << 10;
+pub const CHUNK_BYTES_MIN: usize = 32 << 10;
 /// Average aimed at, bytes.
 pub const CHUNK_BYTES_AVG: usize = 64 << 10;
 /// Longest chunk, bytes.

@@ -234,11 +234,11 @@ fn trees() -> impl Strategy<Value = Vec<Entry>> {
             let path = [place.get(&directories).as_slice(), b"/", &name].concat();
             let mut entry = Entry { mode, user, xattrs, uid: id, gid: !id, ..entry(&path, kind) };
             (entry.mtime_ns, entry.ctime_ns, entry.device, entry.inode, entry.read_ns) = numbers;
-            if !found.contains_key(&path) {
+            if let std::collections::btree_map::Entry::Vacant(free) = found.entry(path) {
                 if entry.kind == EntryKind::Directory {
-                    directories.push(path.clone());
+                    directories.push(free.key().clone());
                 }
-                found.insert(path, entry);
+                free.insert(entry);
             }
         }
         let mut entries: Vec<Entry> = found.into_values().collect();

@@ -23,7 +23,7 @@ const BATCH_RAW_BYTES: usize = 4 << 20;
 /// Smallest and largest aim for a pack's length. A run starts with small packs, so that little is lost when it is
 /// killed, and grows them with what it has stored.
 const PACK_BYTES_MIN: u64 = 512 << 10;
-const PACK_BYTES_MAX: u64 = 32 << 20;
+const PACK_BYTES_MAX: u64 = 16 << 20;
 /// A pack aims at this part of what the run has stored so far.
 const PACK_SHARE: u64 = 40;
 /// Level for tables and index bodies, which hold mostly hashes.

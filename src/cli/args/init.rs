@@ -4,7 +4,7 @@ use clap::Args;
 use std::path::PathBuf;
 
 /// Arguments of `init`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(after_help = "\
 Examples:
   holdfast init                                   in the default place, asking for a password

@@ -24,7 +24,7 @@ pub use sections::{
     TargetSettings,
 };
 pub use show::{show_json, show_text};
-pub use source::{FilesSettings, PostgresSettings, SourceKindSettings, SourceSettings, is_source_name};
+pub use source::{FilesSettings, PostgresSettings, SourceKindSettings, SourceSettings};
 pub use suggest::nearest;
 pub use unlock::{Prompt, TerminalPrompt, Unlock, UnlockFrom, fetch, fetch_new};
 pub use variables::{KNOWN as KNOWN_VARIABLES, add_env_file};

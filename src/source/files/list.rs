@@ -3,7 +3,7 @@
 //! Memory: the names of the directory, packed, and the entries of one batch. A directory of a million files costs
 //! some 40 MB while it is walked, not a million entries.
 
-use super::metadata::{Facts, Owners, XattrReader, link_target};
+use super::metadata::{Facts, OwnerNames, Owners, XattrReader, link_target};
 use super::open::open_without_links;
 use super::roots::{Place, path_error};
 use super::rules::{CACHE_TAG_FILE, CACHE_TAG_SIGNATURE, Exclusion, IGNORE_FILE, RootRules};
@@ -193,10 +193,10 @@ pub(crate) fn list(context: &Context, buffers: &mut Buffers, mut dir: Dir) -> Li
         }
     };
     let mut names = Names::default();
-    if dir.scan.is_some() {
-        if let Err(error) = read_names(&handle, buffers, &mut names) {
-            listing.note(shown, error, "The directory");
-        }
+    if dir.scan.is_some()
+        && let Err(error) = read_names(&handle, buffers, &mut names)
+    {
+        listing.note(shown, error, "The directory");
     }
     // A root's name is looked for even where the directory did not show it, so that its absence is noticed.
     for name in dir.place.iter().flat_map(|place| place.children.keys()) {
@@ -295,6 +295,7 @@ fn batch(context: &Context, buffers: &mut Buffers, mut rest: Rest, mut listing: 
         dir: &rest.dir,
         listing: &mut listing,
         no_xattrs_on: None,
+        last_owners: None,
     };
     while rest.next < rest.names.len() && look.listing.children.len() < BATCH && look.listing.failure.is_none() {
         if let Some(span) = rest.names.spans.get(rest.next) {
@@ -317,6 +318,8 @@ struct Look<'a> {
     listing: &'a mut Listing,
     /// A file system that has no extended attributes.
     no_xattrs_on: Option<u64>,
+    /// The owners of the entry before, who are mostly those of the next: saves a lock that threads would meet at.
+    last_owners: Option<((u32, u32), OwnerNames)>,
 }
 
 impl Look<'_> {
@@ -359,11 +362,22 @@ impl Look<'_> {
             },
             _ => None,
         };
-        let owners = self.context.owners.names(facts.uid, facts.gid);
+        let owners = self.owners(facts.uid, facts.gid);
         let dir = is_directory.then(|| self.descent(&path, place, excluded.is_some(), facts.device)).flatten();
         let Some(mut entry) = facts.entry(path, link, owners) else { return };
         self.read_xattrs(&mut entry, name);
         self.listing.children.push(Child { entry, links: facts.links, dir, entered: false });
+    }
+
+    fn owners(&mut self, uid: u32, gid: u32) -> OwnerNames {
+        match &self.last_owners {
+            Some((ids, names)) if *ids == (uid, gid) => names.clone(),
+            _ => {
+                let names = self.context.owners.names(uid, gid);
+                self.last_owners = Some(((uid, gid), names.clone()));
+                names
+            }
+        }
     }
 
     fn exclusion(&self, path: &[u8], is_directory: bool) -> Option<Exclusion> {

@@ -18,6 +18,9 @@ const XATTR_BYTES_MAX: usize = 8 << 20;
 /// Longest value and longest list of names that the kernel hands out.
 const XATTR_PIECE_MAX: usize = 64 << 10;
 
+/// A user's and a group's name, as far as they have any.
+pub type OwnerNames = (Option<String>, Option<String>);
+
 /// Owners' names by number, asked of the system once for each number.
 #[derive(Debug, Default, Clone)]
 pub struct Owners {
@@ -32,7 +35,7 @@ struct Names {
 
 impl Owners {
     /// The names of a user and of a group, as far as they have any.
-    pub fn names(&self, uid: u32, gid: u32) -> (Option<String>, Option<String>) {
+    pub fn names(&self, uid: u32, gid: u32) -> OwnerNames {
         let mut names = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |name: &String| name.len() <= OWNER_BYTES_MAX;
         let user = names.users.entry(uid).or_insert_with(|| {
@@ -98,12 +101,7 @@ impl Facts {
     }
 
     /// The entry at `path`; a link's target is given by the caller. `None` for a kind of file that Linux does not have.
-    pub fn entry(
-        &self,
-        path: Vec<u8>,
-        link: Option<Vec<u8>>,
-        owners: (Option<String>, Option<String>),
-    ) -> Option<Entry> {
+    pub fn entry(&self, path: Vec<u8>, link: Option<Vec<u8>>, owners: OwnerNames) -> Option<Entry> {
         let (major, minor) = self.special;
         let kind = match self.file_type {
             FileType::RegularFile => EntryKind::File(FileContent { size: self.size, ..FileContent::default() }),

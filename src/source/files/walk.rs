@@ -34,7 +34,7 @@ pub struct WalkOptions {
 
 impl Default for WalkOptions {
     fn default() -> Self {
-        Self { rules: Rules::default(), one_file_system: false, threads: 2, owners: Owners::default() }
+        Self { rules: Rules::default(), one_file_system: false, threads: 1, owners: Owners::default() }
     }
 }
 

@@ -284,13 +284,13 @@ fn an_unreadable_directory_is_a_finding() {
     if rustix::process::geteuid().is_root() {
         let tree = Tree::new();
         tree.file("d/x");
-        std::fs::set_permissions(tree.base.join("d"), std::fs::Permissions::from_mode(0)).expect("mode");
+        std::fs::set_permissions(tree.base.join("d"), std::fs::Permissions::from_mode(0o000)).expect("mode");
         assert_eq!(walk(std::slice::from_ref(&tree.base), options(&[])).counts.files, 1);
         return;
     }
     let tree = Tree::new();
     tree.file("d/x").file("e");
-    std::fs::set_permissions(tree.base.join("d"), std::fs::Permissions::from_mode(0)).expect("mode");
+    std::fs::set_permissions(tree.base.join("d"), std::fs::Permissions::from_mode(0o000)).expect("mode");
     let walked = walk(std::slice::from_ref(&tree.base), options(&[]));
     assert_eq!((walked.counts.files, walked.counts.unreadable), (1, 1));
     assert_eq!((walked.warnings[0].code.as_str(), walked.warnings[0].incomplete), ("file.unreadable", true));

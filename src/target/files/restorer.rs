@@ -279,14 +279,16 @@ impl Restorer {
 
     /// Enters a directory that has no entry of its own, making it if need be: only part of a tree is restored.
     fn enter_unlisted(&mut self, name: &[u8], path: &[u8]) -> Result<(), TargetError> {
-        match rustix::fs::mkdirat(self.current.as_fd(), name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(TargetError::from_io("create the directory of", path, error.into())),
+        let mode = Mode::from_raw_mode(0o755);
+        match rustix::fs::mkdirat(self.current.as_fd(), name, mode) {
+            Ok(()) => self.enter(name, None, path, Some(mode)),
+            Err(Errno::EXIST) => self.enter(name, None, path, None),
+            Err(error) => Err(TargetError::from_io("create the directory of", path, error.into())),
         }
-        self.enter(name, None, path)
     }
 
-    fn enter(&mut self, name: &[u8], entry: Option<Entry>, path: &[u8]) -> Result<(), TargetError> {
+    /// Enters a directory; `made` is the mode it was made with, if it was made now.
+    fn enter(&mut self, name: &[u8], entry: Option<Entry>, path: &[u8], made: Option<Mode>) -> Result<(), TargetError> {
         let directory = open_directory(self.current.as_fd(), &[name]).map_err(|error| match error {
             Errno::LOOP | Errno::NOTDIR => {
                 let reason = "it leads through something that is not a directory";
@@ -294,7 +296,12 @@ impl Restorer {
             }
             error => TargetError::from_io("open the directory of", path, error.into()),
         })?;
-        self.drop_handed_down_acls(directory.as_fd());
+        if let Some(mode) = made.filter(|_| self.hands_down_acls && self.open.is_empty()) {
+            self.drop_handed_down_acls(directory.as_fd());
+            // The ACL may have taken rights from its owner that are needed to go on.
+            let result = rustix::fs::fchmod(&directory, mode);
+            result.map_err(|error| TargetError::from_io("open the directory of", path, error.into()))?;
+        }
         if self.shares && entry.is_some() {
             // It may have got its own from the tree before; it gets it again when it is left.
             let _ = rustix::fs::fremovexattr(&directory, "system.posix_acl_default");
@@ -346,8 +353,9 @@ impl Restorer {
     }
 
     fn make_directory(&mut self, name: &[u8], entry: &Entry) -> Result<(), TargetError> {
-        match rustix::fs::mkdirat(self.current.as_fd(), name, Mode::from_raw_mode(0o700)) {
-            Err(Errno::EXIST) if self.shares && self.is_listed(name)? => {}
+        let mode = Mode::from_raw_mode(0o700);
+        let made = match rustix::fs::mkdirat(self.current.as_fd(), name, mode) {
+            Err(Errno::EXIST) if self.shares && self.is_listed(name)? => None,
             result => {
                 if !self.created(entry, result)? {
                     // What lies below would mix with another entry's contents.
@@ -355,16 +363,16 @@ impl Restorer {
                     return Ok(());
                 }
                 self.report.directories += 1;
+                Some(mode)
             }
-        }
-        self.enter(name, Some(entry.clone()), &entry.path)
+        };
+        self.enter(name, Some(entry.clone()), &entry.path, made)
     }
 
     /// True when the current directory holds exactly this name, and not one that the file system takes for the same.
     fn is_listed(&self, name: &[u8]) -> Result<bool, TargetError> {
         let fault = |error: Errno| TargetError::from_io("read the directory of", name, error.into());
-        let mut entries = rustix::fs::Dir::read_from(self.current.as_fd()).map_err(fault)?;
-        while let Some(entry) = entries.next() {
+        for entry in rustix::fs::Dir::read_from(self.current.as_fd()).map_err(fault)? {
             if entry.map_err(fault)?.file_name().to_bytes() == name {
                 return Ok(true);
             }

@@ -41,7 +41,7 @@ fn build(base: &Path) {
     create_dir_all(base.join("d/e")).expect("directories");
     create_dir(base.join("empty")).expect("directory");
     create_dir(base.join("sticky")).expect("directory");
-    for (name, mode) in [("plain", 0o644), ("script", 0o755), ("secret", 0o600), ("none", 0o000), ("su", 0o6755)] {
+    for (name, mode) in [("plain", 0o644), ("script", 0o755), ("secret", 0o600), ("su", 0o6755)] {
         write(base.join(name), format!("contents of {name}\n")).expect("file");
         set_permissions(base.join(name), Permissions::from_mode(mode)).expect("mode");
     }
@@ -110,7 +110,7 @@ fn save(roots: &[PathBuf]) -> Saved {
     let clock = FixedClock(std::sync::Mutex::new(jiff::Timestamp::from_second(4_000_000_000).expect("in range")));
     let mut writer = TreeWriter::new();
     let (mut tree, mut content, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
-    while let Some(entry) = walk.next() {
+    for entry in walk.by_ref() {
         let mut entry = entry.expect("readable");
         if matches!(entry.kind, EntryKind::File(_)) {
             let read = reader.read(&entry, &clock, |piece| {

@@ -1,0 +1,238 @@
+//! Errors of the rooms below become failures here: exit code, stable message id, and what to do next.
+//!
+//! Every kind of error has its line; there is no catch-all, so that a new kind of error is given a place on purpose.
+
+use super::exit_code::ExitCode;
+use super::failure::Failure;
+use crate::format;
+use crate::ops::cancel::Cancelled;
+use crate::repository;
+use crate::repository::error::RepoError;
+use crate::source::SourceError;
+use crate::source::postgres::connect::ConnectError;
+use crate::storage::{self, ErrorKind};
+use crate::target::{database, files};
+use std::io;
+
+/// The hint for every failure that means damage.
+const VERIFY: &str = "run `holdfast verify --read-data` to see everything that is affected; change nothing before";
+
+impl From<Cancelled> for Failure {
+    fn from(_: Cancelled) -> Self {
+        // SIGTERM's own code is put in at the end of the run.
+        Self::interrupted(ExitCode::Interrupted)
+    }
+}
+
+impl From<storage::Error> for Failure {
+    fn from(error: storage::Error) -> Self {
+        let of = |exit, id| Self::from_error(exit, id, &error);
+        match error.kind {
+            ErrorKind::NotFound => of(ExitCode::Damaged, "object.missing").hint(VERIFY),
+            ErrorKind::Size => of(ExitCode::Damaged, "object.damaged").hint(VERIFY),
+            ErrorKind::AlreadyExists => of(ExitCode::Refused, "object.exists"),
+            ErrorKind::NoSpace => of(ExitCode::NoSpace, "storage.no_space").hint(format!(
+                "free space for {} and run the command again; what is stored is unharmed",
+                error.location
+            )),
+            ErrorKind::Refused => of(ExitCode::StorageUnavailable, "storage.refused")
+                .hint(format!("check who owns {} and whether it is mounted read-only", error.location)),
+            ErrorKind::Fenced => of(ExitCode::Locked, "session.fenced")
+                .hint("another process took this run for dead and a prune went on without it; run the backup again"),
+            ErrorKind::Unsuitable => of(ExitCode::StorageUnavailable, "storage.unsuitable")
+                .hint("put the repository on a local file system such as ext4, xfs or btrfs"),
+            ErrorKind::Other => of(ExitCode::StorageUnavailable, "storage.failed")
+                .hint(format!("check that {} is mounted and its disk is healthy, then try again", error.location)),
+        }
+    }
+}
+
+impl From<format::Error> for Failure {
+    fn from(error: format::Error) -> Self {
+        let (exit, id) = match error {
+            format::Error::Damaged { .. } => (ExitCode::Damaged, "object.damaged"),
+            format::Error::NewerVersion { .. } | format::Error::UnknownFeatures { .. } => {
+                (ExitCode::Refused, "repository.newer")
+            }
+            format::Error::OutOfMemory { .. } => (ExitCode::Failed, "memory"),
+        };
+        Self::from_error(exit, id, &error).hint(match exit {
+            ExitCode::Damaged => VERIFY,
+            ExitCode::Refused => "install the newest holdfast; nothing was touched",
+            _ => "free some memory and try again",
+        })
+    }
+}
+
+impl From<repository::Error> for Failure {
+    fn from(error: repository::Error) -> Self {
+        use repository::Error;
+        let of = |exit, id| Self::from_error(exit, id, &error);
+        match &error {
+            Error::NoRepository { .. } => of(ExitCode::NoRepository, "repository.none")
+                .hint("run `holdfast init` to make one, or name another place with -r DIR or HOLDFAST_REPOSITORY"),
+            Error::AlreadyInitialised { .. } => of(ExitCode::Refused, "repository.exists")
+                .hint("use it as it is, or name another directory with -r DIR; nothing was touched"),
+            Error::WrongSecret { kind, .. } => of(ExitCode::WrongSecret, "password.wrong")
+                .hint(format!("check the {kind} and, with `holdfast config show`, where it comes from"))
+                .hint("`holdfast key list` shows the key slots; the recovery kit opens the repository too"),
+            Error::SecretNeeded { .. } => of(ExitCode::WrongSecret, "password.missing")
+                .hint("give --password-file or --key-file, or set HOLDFAST_PASSWORD_FILE"),
+            Error::NotEncrypted { .. } => of(ExitCode::WrongSecret, "repository.not_encrypted")
+                .hint("if it is meant to be open to everyone, give no password and no key")
+                .hint("if it was encrypted once, somebody may have replaced it"),
+            Error::NewerVersion { .. } => {
+                of(ExitCode::Refused, "repository.newer").hint("install the newest holdfast; nothing was touched")
+            }
+            Error::Damaged { .. } => of(ExitCode::Damaged, "repository.damaged").hint(VERIFY),
+            Error::OutOfMemory { .. } => of(ExitCode::Failed, "memory").hint("free some memory and try again"),
+            Error::Options { .. } => of(ExitCode::Usage, "repository.options"),
+            Error::NoSuchSlot { .. } => {
+                of(ExitCode::Usage, "key.unknown").hint("run `holdfast key list` to see what there is")
+            }
+            Error::LastSlot { .. } => of(ExitCode::Refused, "key.last")
+                .hint("add another key with `holdfast key add` first; nothing was changed"),
+            Error::Storage(_) => match error {
+                Error::Storage(storage) => Self::from(storage),
+                _ => of(ExitCode::StorageUnavailable, "storage.failed"),
+            },
+        }
+    }
+}
+
+impl From<RepoError> for Failure {
+    fn from(error: RepoError) -> Self {
+        let of = |exit, id| Self::from_error(exit, id, &error);
+        match &error {
+            RepoError::Storage(_) => match error {
+                RepoError::Storage(storage) => Self::from(storage),
+                _ => of(ExitCode::StorageUnavailable, "storage.failed"),
+            },
+            RepoError::Damaged { .. } => of(ExitCode::Damaged, "object.damaged").hint(VERIFY),
+            RepoError::Missing { .. } => of(ExitCode::Damaged, "object.missing").hint(VERIFY),
+            RepoError::Format {
+                source: format::Error::NewerVersion { .. } | format::Error::UnknownFeatures { .. },
+                ..
+            } => of(ExitCode::Refused, "repository.newer").hint("install the newest holdfast; nothing was touched"),
+            RepoError::Format { .. } => of(ExitCode::Damaged, "object.damaged").hint(VERIFY),
+            RepoError::ProofFailed { .. } => of(ExitCode::Damaged, "proof.failed").hint(
+                "nothing was committed; run the backup again, and if it happens again test the memory and the disk",
+            ),
+            RepoError::Cache { source, .. } => {
+                let exit = if is_no_space(source) { ExitCode::NoSpace } else { ExitCode::Failed };
+                of(exit, "cache.unusable").hint("the cache can be deleted at any time, or moved with --cache-dir DIR")
+            }
+            RepoError::Limit { .. } => of(ExitCode::Failed, "format.limit"),
+            RepoError::Interrupted => Self::interrupted(ExitCode::Interrupted),
+        }
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        let of = |id| Self::from_error(ExitCode::NoSource, id, &error);
+        match &error {
+            SourceError::Path { source, .. } if is_no_space(source) => {
+                Self::from_error(ExitCode::NoSpace, "source.no_space", &error)
+                    .hint("free space there, or set TMPDIR to another place")
+            }
+            SourceError::Path { .. } => of("source.path").hint("check the path and who may read it"),
+            SourceError::Unreachable { .. } => {
+                of("source.unreachable").hint("check that the server runs, its address, and the user's rights")
+            }
+            SourceError::Client { hint, .. } => {
+                let failure = of("source.client");
+                if hint.is_empty() { failure } else { failure.hint(hint.clone()) }
+            }
+            SourceError::Failed { stderr, .. } => with_lines(of("source.failed"), stderr),
+            SourceError::Content { .. } => of("source.content"),
+            SourceError::Interrupted => Self::interrupted(ExitCode::Interrupted),
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let exit = match error {
+            ConnectError::Syntax { .. } | ConnectError::Keyword { .. } | ConnectError::Value { .. } => ExitCode::Usage,
+            ConnectError::Service { .. } => ExitCode::NoSource,
+        };
+        Self::from_error(exit, "postgres.connection", &error)
+    }
+}
+
+impl From<database::TargetError> for Failure {
+    fn from(error: database::TargetError) -> Self {
+        use database::TargetError;
+        let of = |exit, id| Self::from_error(exit, id, &error);
+        let rolled_back = |removed: bool| if removed { ExitCode::RolledBack } else { ExitCode::NotRolledBack };
+        let what_is_left = |removed: bool, target: &str| match removed {
+            true => format!("nothing of the restore is left in {target}"),
+            false => format!("{target} holds a part of the restore: remove it before you try again"),
+        };
+        match &error {
+            TargetError::Exists { .. } => of(ExitCode::Refused, "target.exists")
+                .hint("name another one, or remove it yourself; nothing was touched"),
+            TargetError::Client(_) => match error {
+                // The server restored into could not be used: nothing was touched.
+                TargetError::Client(source) => {
+                    let failure = Self::from(source);
+                    let exit = if failure.exit == ExitCode::NoSource { ExitCode::RolledBack } else { failure.exit };
+                    Self { exit, ..failure }
+                }
+                _ => of(ExitCode::RolledBack, "target.client"),
+            },
+            TargetError::Path { source, .. } if is_no_space(source) => {
+                of(ExitCode::NoSpace, "target.no_space").hint("free space there and run the restore again")
+            }
+            TargetError::Path { .. } => of(ExitCode::RolledBack, "target.path"),
+            TargetError::Server { target, removed, .. } => {
+                of(rolled_back(*removed), "target.server").hint(what_is_left(*removed, target))
+            }
+            TargetError::Failed { target, removed, stderr, .. } => {
+                with_lines(of(rolled_back(*removed), "target.failed"), stderr).hint(what_is_left(*removed, target))
+            }
+            TargetError::Content { .. } => of(ExitCode::Damaged, "target.content").hint(VERIFY),
+        }
+    }
+}
+
+impl From<files::TargetError> for Failure {
+    fn from(error: files::TargetError) -> Self {
+        use files::TargetError;
+        let of = |exit, id| Self::from_error(exit, id, &error);
+        match &error {
+            TargetError::TargetNotEmpty { .. } => {
+                of(ExitCode::Refused, "target.not_empty").hint("name a new or empty directory; nothing was touched")
+            }
+            TargetError::NoSpace { .. } => of(ExitCode::NoSpace, "target.no_space")
+                .hint("free space there, remove what was restored, and run the restore again"),
+            TargetError::UnsafePath { .. } => of(ExitCode::Damaged, "target.unsafe_path")
+                .hint("no snapshot that holdfast wrote holds such a path; run `holdfast verify --read-data`"),
+            TargetError::Content { .. } => of(ExitCode::Damaged, "target.content").hint(VERIFY),
+            TargetError::Io { .. } => of(ExitCode::NotRolledBack, "target.failed")
+                .hint("what was restored so far stays there; remove it and try again"),
+        }
+    }
+}
+
+/// A full disk, a quota, or a limit on the size of files.
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+}
+
+/// A file of the user's that cannot be written (a report, a key file, manual pages).
+pub(crate) fn file_failure(operation: &str, path: &std::path::Path, error: &io::Error) -> Failure {
+    let exit = match error.kind() {
+        _ if is_no_space(error) => ExitCode::NoSpace,
+        io::ErrorKind::AlreadyExists => ExitCode::Refused,
+        _ => ExitCode::Failed,
+    };
+    Failure::new(exit, "file", format!("Cannot {operation} {}", path.display())).caused_by(error)
+}
+
+/// Adds the last lines that a program wrote.
+fn with_lines(mut failure: Failure, stderr: &str) -> Failure {
+    failure.causes.extend(stderr.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned));
+    failure
+}

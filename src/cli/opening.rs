@@ -1,0 +1,291 @@
+//! From the settings to an open repository, and from a selector to a snapshot. Damage that did not stop anything is
+//! remembered on the way: a command that worked in spite of it ends with exit code 13.
+
+use super::args::scope::ScopeArgs;
+use super::exit_code::ExitCode;
+use super::failure::Failure;
+use super::invocation::Invocation;
+use super::settings::{self, Settings, TerminalPrompt, Unlock};
+use crate::domain::id::RepositoryId;
+use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
+use crate::format::key_slot::Secret;
+use crate::repository::open::{self, OpenRepository};
+use crate::repository::reading::Reading;
+use crate::repository::snapshots::LoadedSnapshot;
+use crate::repository::{self, Finding};
+use crate::storage::local::LocalStore;
+use crate::storage::{self, ErrorKind, ReadStore};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use zeroize::Zeroizing;
+
+/// How often a password may be typed.
+const ATTEMPTS: usize = 3;
+
+/// A repository opened for reading.
+pub(crate) struct ReadingRepository {
+    /// Its store, configuration and keys.
+    pub(crate) repository: OpenRepository<LocalStore>,
+    /// Everything that is read goes through here.
+    pub(crate) reading: Reading,
+    /// Damage met outside of `reading`.
+    findings: Mutex<Vec<String>>,
+}
+
+/// A snapshot that a selector chose.
+pub(crate) struct Chosen {
+    /// Its record.
+    pub(crate) snapshot: LoadedSnapshot,
+    /// The path after the selector's colon.
+    pub(crate) path: Option<Vec<u8>>,
+}
+
+/// Opens the repository for reading.
+///
+/// # Errors
+/// Exit codes 10, 12, 13, 15, 24.
+pub(crate) fn open_for_reading(invocation: &Invocation) -> Result<ReadingRepository, Failure> {
+    let (repository, _) = unlock(invocation, locate(invocation)?)?;
+    let store: Arc<dyn ReadStore> = Arc::<LocalStore>::clone(&repository.store);
+    let cache = cache_folder(invocation, repository.config.repository)?;
+    let reading = Reading::open(store, Arc::clone(&repository.keys), cache.as_deref())?;
+    let findings = repository.findings.iter().map(describe).collect();
+    Ok(ReadingRepository { repository, reading, findings: Mutex::new(findings) })
+}
+
+/// The folder for this repository's local caches, made with access for its owner alone; None where there is no place
+/// for one. A folder that cannot be made is no reason to fail.
+///
+/// # Errors
+/// When the settings cannot be read.
+pub(crate) fn cache_folder(invocation: &Invocation, id: RepositoryId) -> Result<Option<PathBuf>, Failure> {
+    let Some(root) = &invocation.settings()?.cache_dir else { return Ok(None) };
+    let folder = root.join(id.hex());
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    Ok(made.is_ok().then_some(folder))
+}
+
+/// Opens the repository for writing; `init` makes it where there is none.
+///
+/// # Errors
+/// Exit codes 10, 12, 13, 15, 16, 24.
+pub(crate) fn open_for_writing(invocation: &Invocation, init: bool) -> Result<OpenRepository<LocalStore>, Failure> {
+    let opened = locate(invocation).and_then(|store| unlock(invocation, store));
+    match opened {
+        Ok((repository, _)) => Ok(repository),
+        Err(failure) if init && failure.exit == ExitCode::NoRepository => {
+            super::commands::init::make(invocation, &super::args::init::InitArgs::default())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The folder of the repository, which may still turn out to be none.
+///
+/// # Errors
+/// Exit code 10 when there is no folder.
+pub(crate) fn locate(invocation: &Invocation) -> Result<LocalStore, Failure> {
+    let path = &invocation.settings()?.repository.value;
+    LocalStore::open(path).map_err(|error| match error.kind {
+        ErrorKind::NotFound => no_repository(path),
+        _ => Failure::from(error),
+    })
+}
+
+fn no_repository(path: &std::path::Path) -> Failure {
+    Failure::from(repository::Error::NoRepository { location: path.display().to_string() })
+}
+
+/// Opens with the secret that the settings name, or asks for one. Returns the secret too; `None` without encryption.
+///
+/// # Errors
+/// Exit codes 10, 12, 13, 15, 24.
+pub(crate) fn unlock(
+    invocation: &Invocation,
+    store: LocalStore,
+) -> Result<(OpenRepository<LocalStore>, Option<Secret>), Failure> {
+    let settings = invocation.settings()?;
+    let store = Arc::new(store);
+    // Without a secret first: whether there is a repository must be known before a password is asked for.
+    match open::open(Arc::clone(&store), None) {
+        Ok(_) if settings.unlock.is_some() => {
+            return Err(repository::Error::NotEncrypted { location: store.location() }.into());
+        }
+        Ok(repository) => return Ok((repository, None)),
+        Err(repository::Error::SecretNeeded { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let attempts = if settings.unlock.is_some() { 1 } else { ATTEMPTS };
+    let mut attempt = 1;
+    loop {
+        let secret = fetch_secret(invocation, settings)?;
+        match open::open(Arc::clone(&store), Some(&secret)) {
+            Ok(repository) => return Ok((repository, Some(secret))),
+            Err(error @ repository::Error::WrongSecret { .. }) if attempt < attempts => {
+                invocation.output.warning("password.wrong", None, "", &format!("{error}, try again"));
+                attempt += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn fetch_secret(invocation: &Invocation, settings: &Settings) -> Result<Secret, Failure> {
+    let (environment, no_input) = (&invocation.environment, invocation.global.no_input);
+    let unlock = settings::fetch(settings.unlock.as_ref(), environment, no_input, &mut TerminalPrompt)?;
+    to_secret(&unlock)
+}
+
+/// What opens a key slot. A password that is a recovery key (its checks fit) is taken as one.
+///
+/// # Errors
+/// Exit code 12 for a key file that is none.
+pub(crate) fn to_secret(unlock: &Unlock) -> Result<Secret, Failure> {
+    match unlock {
+        Unlock::Password(password) => Ok(match password.expose_text() {
+            Some(text) => Secret::from_typed(Zeroizing::new(text.to_owned())),
+            None => Secret::Passphrase(Zeroizing::new(password.expose().to_vec())),
+        }),
+        Unlock::KeyFile { path, contents } => Secret::from_key_file(contents.expose()).map_err(|error| {
+            let message = format!("The key file {} cannot be used", path.display());
+            Failure::new(ExitCode::WrongSecret, "key_file.unreadable", message).caused_by(&error)
+        }),
+    }
+}
+
+/// A finding as one line.
+pub(crate) fn describe(finding: &Finding) -> String {
+    format!("{} is {}: {}", finding.object, finding.problem.as_str(), finding.reason)
+}
+
+/// Ends a command that worked: damage that was met on the way is printed and makes it end with exit code 13.
+///
+/// # Errors
+/// Exit code 13 when there are findings.
+pub(crate) fn conclude(
+    invocation: &Invocation,
+    mut findings: Vec<String>,
+    exit: ExitCode,
+) -> Result<ExitCode, Failure> {
+    findings.sort();
+    findings.dedup();
+    if findings.is_empty() {
+        return Ok(exit);
+    }
+    for finding in &findings {
+        invocation.output.warning("object.damaged", None, "", finding);
+    }
+    let message = match findings.len() {
+        1 => "The command did its work, but one object of the repository is not as it was written".to_owned(),
+        n => format!("The command did its work, but {n} objects of the repository are not as they were written"),
+    };
+    let failure = Failure::new(ExitCode::Damaged, "repository.damaged", message);
+    Err(failure.hint("run `holdfast verify --read-data` to see everything that is affected"))
+}
+
+impl ReadingRepository {
+    /// Remembers damage that did not stop anything.
+    pub(crate) fn remember(&self, finding: String) {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+    }
+
+    /// Every snapshot that can be read, newest first. Others are remembered as damage.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub(crate) fn snapshots(&self) -> Result<Vec<LoadedSnapshot>, Failure> {
+        let (good, bad) = self.reading.snapshots()?;
+        for snapshot in bad {
+            self.remember(format!("Snapshot {} cannot be read: {}", snapshot.id.hex(), snapshot.error));
+        }
+        for healed in good.iter().filter_map(|snapshot| snapshot.healed.as_ref()) {
+            self.remember(healed.clone());
+        }
+        Ok(good)
+    }
+
+    /// Chooses the one snapshot that a selector means, and says which it is.
+    ///
+    /// # Errors
+    /// Exit codes 2 and 20.
+    pub(crate) fn choose(
+        &self,
+        invocation: &Invocation,
+        selector: &OsStr,
+        scope: &ScopeArgs,
+    ) -> Result<Chosen, Failure> {
+        let selector = read_selector(invocation, selector)?;
+        let mut loaded = self.snapshots()?;
+        let summaries: Vec<SnapshotSummary> = loaded.iter().map(|l| SnapshotSummary::from(&l.snapshot)).collect();
+        let scope = scope.scope(invocation.settings()?.configured_series(&invocation.environment.host));
+        let chosen = selector::resolve(&selector, &summaries, &scope);
+        let choice = chosen.map_err(|error| Failure::from_selection(&error, selector.time_zone()))?;
+        announce(invocation, &selector, &choice);
+        let position = loaded.iter().position(|l| l.snapshot.id == choice.snapshot.id);
+        let snapshot = position.map(|at| loaded.swap_remove(at)).ok_or_else(|| {
+            Failure::new(ExitCode::SnapshotNotFound, "snapshot.not_found", "The chosen snapshot is gone")
+        })?;
+        Ok(Chosen { snapshot, path: choice.path })
+    }
+
+    /// Chooses for a list: one snapshot of each series that a selector matches, everything without a selector; newest
+    /// first.
+    ///
+    /// # Errors
+    /// Exit codes 2 and 20.
+    pub(crate) fn filter<S: AsRef<OsStr>>(
+        &self,
+        invocation: &Invocation,
+        selectors: &[S],
+        scope: &ScopeArgs,
+    ) -> Result<Vec<LoadedSnapshot>, Failure> {
+        let selectors: Vec<Selector> =
+            selectors.iter().map(|text| read_selector(invocation, text.as_ref())).collect::<Result<_, _>>()?;
+        let loaded = self.snapshots()?;
+        let summaries: Vec<SnapshotSummary> = loaded.iter().map(|l| SnapshotSummary::from(&l.snapshot)).collect();
+        let chosen = selector::filter(&selectors, &summaries, &scope.scope(None))
+            .map_err(|error| Failure::from_selection(&error, &invocation.environment.time_zone))?;
+        let ids: std::collections::HashSet<_> = chosen.iter().map(|summary| summary.id).collect();
+        Ok(loaded.into_iter().filter(|l| ids.contains(&l.snapshot.id)).collect())
+    }
+
+    /// Ends a command that worked: with `exit`, or with exit code 13 when damage was met on the way.
+    ///
+    /// # Errors
+    /// Exit code 13 when there are findings.
+    pub(crate) fn conclude(&self, invocation: &Invocation, exit: ExitCode) -> Result<ExitCode, Failure> {
+        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        findings.extend(self.reading.findings());
+        conclude(invocation, findings, exit)
+    }
+}
+
+/// Reads a selector.
+///
+/// # Errors
+/// Exit codes 2 and 20.
+pub(crate) fn read_selector(invocation: &Invocation, text: &OsStr) -> Result<Selector, Failure> {
+    Selector::parse_bytes(text.as_bytes(), &invocation.time_context())
+        .map_err(|error| Failure::from_selector_text(&error))
+}
+
+/// Says which snapshot was chosen.
+fn announce(invocation: &Invocation, selector: &Selector, choice: &Choice) {
+    invocation.output.note("snapshot.chosen", &format!("{}: {}", selector.text, choice.describe()));
+}
+
+/// Whether a store holds the beginning of a repository.
+///
+/// # Errors
+/// When it cannot be told.
+pub(crate) fn is_initialised(store: &LocalStore) -> Result<bool, storage::Error> {
+    for copy in [0, 1] {
+        if store.stored_bytes(&storage::ObjectName::config(copy))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

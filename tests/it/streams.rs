@@ -1,0 +1,195 @@
+//! Versions of streams through a whole repository: whatever is written reads back, at any depth, from any parent.
+
+use holdfast::domain::id::{RepositoryId, SnapshotId, VersionId};
+use holdfast::domain::system::{Random, SeededRandom};
+use holdfast::format::seal::{Keys, Suite};
+use holdfast::repository::index_loader;
+use holdfast::repository::reading::Reading;
+use holdfast::repository::session::{BackupSession, SessionStart};
+use holdfast::repository::stream_writer::{FULL_RECIPE_DEPTH, StoredVersion, StreamSettings, StreamWriter};
+use holdfast::storage::memory::MemoryStore;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+struct Repo {
+    store: Arc<MemoryStore>,
+    keys: Arc<Keys>,
+    random: Arc<dyn Random>,
+}
+
+impl Repo {
+    fn new(seed: u64) -> Self {
+        let keys = Arc::new(Keys::derive(&[9; 32], RepositoryId([4; 16]), Suite::Aes256Gcm));
+        Self { store: Arc::new(MemoryStore::new()), keys, random: Arc::new(SeededRandom::new(seed)) }
+    }
+
+    fn session(&self) -> BackupSession {
+        let id = SnapshotId(self.random.bytes());
+        let start = SessionStart { id, host: "test".into(), process: 1, started_ns: 0, sources: Vec::new() };
+        let load =
+            |store: &dyn holdfast::storage::WriteStore, keys: &Arc<Keys>| Ok(index_loader::load(store, keys, None)?.0);
+        BackupSession::begin(
+            Arc::clone(&self.store) as Arc<_>,
+            Arc::clone(&self.keys),
+            Arc::clone(&self.random),
+            &start,
+            load,
+        )
+        .expect("begin")
+    }
+
+    /// Stores one version in a session of its own and proves it. Returns it and the bytes the repository grew by.
+    fn put(&self, bytes: &[u8], parent: Option<VersionId>, candidates: &[VersionId]) -> (StoredVersion, u64) {
+        let mut session = self.session();
+        let parent = parent.map(|v| session.open_parent(v).expect("parent").expect("usable parent"));
+        let mut writer = StreamWriter::new(&session, parent, candidates.to_vec(), StreamSettings::data());
+        for part in bytes.chunks(300_001) {
+            writer.push(&mut session, part).expect("push");
+        }
+        let stored = writer.finish(&mut session).expect("finish");
+        session.flush().expect("flush");
+        session.prove(stored.version).expect("prove");
+        assert_eq!(stored.root.0, *blake3::hash(bytes).as_bytes());
+        let added = session.stored_bytes();
+        (stored, added)
+    }
+
+    fn read(&self, version: VersionId) -> Vec<u8> {
+        let reading = Reading::open(Arc::clone(&self.store) as Arc<_>, Arc::clone(&self.keys), None).expect("open");
+        let mut stream = reading.stream(version).expect("stream");
+        let mut out = Vec::new();
+        let total = stream.plain_bytes();
+        stream.read(&reading.index, &reading.packs, 0, total, &mut out).expect("read");
+        assert!(reading.findings().is_empty());
+        out
+    }
+}
+
+fn rows(seed: u64, n: usize) -> Vec<u8> {
+    let random = SeededRandom::new(seed);
+    let mut out = Vec::new();
+    for i in 0..n {
+        let mut noise = [0u8; 9];
+        random.fill(&mut noise);
+        out.extend(format!("{seed}:{i}\t{}\n", blake3::hash(&noise).to_hex().split_at(20).0).into_bytes());
+    }
+    out
+}
+
+/// One change of a stream: (kind, position in 1/65536, length).
+type Change = (u8, u16, u16);
+
+fn apply(bytes: &mut Vec<u8>, (kind, at, len): Change, salt: u64) {
+    let at = bytes.len() * usize::from(at) / 65536;
+    let len = usize::from(len).min(bytes.len() - at);
+    match kind % 4 {
+        0 => drop(bytes.drain(at..at + len)),
+        1 => drop(bytes.splice(at..at, rows(salt, usize::from(kind) + 1))),
+        2 => drop(bytes.splice(at..at + len, rows(salt, len / 30))),
+        _ => {
+            let moved: Vec<u8> = bytes.drain(at..at + len).collect();
+            let to = bytes.len() / 3;
+            drop(bytes.splice(to..to, moved));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// A tree of versions, each with a random earlier one (or none) as parent.
+    #[test]
+    fn any_tree_of_versions_reads_back(
+        script in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<Change>(), 0..6)), 1..9),
+        seed in any::<u64>(),
+    ) {
+        let repo = Repo::new(seed);
+        let mut all: Vec<(VersionId, Vec<u8>)> = Vec::new();
+        for (n, (pick, changes)) in script.into_iter().enumerate() {
+            let base = (!all.is_empty() && pick % 5 != 0).then(|| &all[usize::from(pick) % all.len()]);
+            let mut bytes = base.map_or_else(|| rows(seed ^ n as u64, 3000), |b| b.1.clone());
+            for (k, change) in changes.into_iter().enumerate() {
+                apply(&mut bytes, change, seed.wrapping_add((n * 100 + k) as u64));
+            }
+            let (stored, _) = repo.put(&bytes, base.map(|b| b.0), &[]);
+            all.push((stored.version, bytes));
+        }
+        for (version, bytes) in &all {
+            prop_assert!(repo.read(*version) == *bytes);
+        }
+    }
+}
+
+#[test]
+fn a_long_chain_stays_readable_and_gets_a_full_recipe() {
+    let repo = Repo::new(7);
+    let mut bytes = rows(1, 4000);
+    let mut parent = None;
+    let mut kept = Vec::new();
+    let mut depths = Vec::new();
+    for n in 0..u64::from(FULL_RECIPE_DEPTH) + 6 {
+        apply(&mut bytes, (2, (n * 7919) as u16, 200), 1000 + n);
+        let (stored, added) = repo.put(&bytes, parent, &[]);
+        assert!(n == 0 || added < 30_000, "version {n} added {added}");
+        parent = Some(stored.version);
+        let reading = Reading::open(Arc::clone(&repo.store) as Arc<_>, Arc::clone(&repo.keys), None).expect("open");
+        depths.push(reading.stream(stored.version).expect("stream").depth());
+        kept.push((stored.version, bytes.clone()));
+    }
+    assert_eq!(depths.iter().max(), Some(&(FULL_RECIPE_DEPTH as usize + 1)));
+    assert!(depths.iter().skip(1).any(|d| *d == 1), "a full recipe was written: {depths:?}");
+    for (version, bytes) in kept.iter().step_by(9).chain(kept.last()) {
+        assert!(repo.read(*version) == *bytes);
+    }
+}
+
+#[test]
+fn an_unchanged_stream_is_the_same_version() {
+    let repo = Repo::new(8);
+    let bytes = rows(3, 50_000);
+    let (first, _) = repo.put(&bytes, None, &[]);
+    let (second, added) = repo.put(&bytes, Some(first.version), &[]);
+    assert!(!second.is_new && second.version == first.version && added == 0);
+    let (empty, _) = repo.put(b"", None, &[]);
+    assert_eq!(repo.read(empty.version), b"");
+}
+
+#[test]
+fn the_same_bytes_under_another_name_cost_almost_nothing() {
+    let repo = Repo::new(9);
+    let mut bytes = rows(4, 200_000);
+    let (first, size) = repo.put(&bytes, None, &[]);
+    // by chunk identity alone
+    let (second, added) = repo.put(&bytes, None, &[]);
+    assert!(added * 50 < size, "{added} of {size}");
+    assert!(repo.read(second.version) == bytes);
+    // by likeness, after edits everywhere
+    for k in 0..400u64 {
+        apply(&mut bytes, (2, (k * 163) as u16, 40), k);
+    }
+    let (third, added) = repo.put(&bytes, None, &[first.version]);
+    assert!(added * 20 < size, "{added} of {size}");
+    assert!(repo.read(third.version) == bytes);
+}
+
+#[test]
+fn blocks_that_moved_far_are_found_again() {
+    let repo = Repo::new(10);
+    let tables: Vec<Vec<u8>> = (0..6).map(|t| rows(100 + t, 120_000)).collect();
+    let (first, size) = repo.put(&tables.concat(), None, &[]);
+    let moved = [&tables[4], &tables[5], &tables[0], &tables[3]].map(Vec::as_slice).concat();
+    let (second, added) = repo.put(&moved, Some(first.version), &[]);
+    assert!(added * 20 < size, "{added} of {size}");
+    assert!(repo.read(second.version) == moved);
+}
+
+#[test]
+fn unrelated_bytes_with_a_parent_are_stored_as_chunks() {
+    let repo = Repo::new(11);
+    let (first, _) = repo.put(&rows(1, 60_000), None, &[]);
+    let other = rows(2, 60_000);
+    let (second, _) = repo.put(&other, Some(first.version), &[]);
+    let (_, again) = repo.put(&other, None, &[]);
+    assert!(again < 40_000, "{again}");
+    assert!(repo.read(second.version) == other);
+}

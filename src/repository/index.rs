@@ -7,13 +7,14 @@
 use super::chunk_table::ChunkTable;
 use crate::domain::id::{ChunkId, IndexId, PackId, VersionId};
 use crate::format::records::{BlobMeta, IndexedPack};
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 
 /// Number of a pack in this index.
 pub type PackNumber = u32;
 
 /// One indexed pack.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackInfo {
     /// The pack.
     pub id: PackId,
@@ -28,7 +29,7 @@ pub struct PackInfo {
 }
 
 /// A part of a literal space in one pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpacePart {
     /// First offset.
     pub start: u64,
@@ -38,8 +39,8 @@ pub struct SpacePart {
     pub pack: PackNumber,
 }
 
-/// A record of a version in one pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A record of a version, or a part of one, in one pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordPlace {
     /// Its generation.
     pub generation: u32,
@@ -56,6 +57,15 @@ pub struct ChunkPlace {
     pub start: u64,
     /// Length.
     pub plain_bytes: u32,
+}
+
+/// Everything but the chunk table, for the local cache.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct IndexSummary {
+    packs: Vec<PackInfo>,
+    spaces: Vec<(VersionId, SpacePart)>,
+    records: Vec<(VersionId, RecordPlace)>,
+    objects: Vec<IndexId>,
 }
 
 /// The index. See the module text.
@@ -75,6 +85,31 @@ impl RepositoryIndex {
         Self { chunks, ..Self::default() }
     }
 
+    /// Everything but the chunk table.
+    pub fn summary(&self) -> IndexSummary {
+        IndexSummary {
+            packs: self.packs.clone(),
+            spaces: self.spaces.iter().flat_map(|(id, parts)| parts.iter().map(|p| (*id, *p))).collect(),
+            records: self.records.iter().flat_map(|(id, places)| places.iter().map(|p| (*id, *p))).collect(),
+            objects: self.objects.iter().copied().collect(),
+        }
+    }
+
+    /// The index that a summary and a chunk table describe.
+    pub fn from_summary(summary: IndexSummary, chunks: ChunkTable) -> Self {
+        let mut index = Self { chunks, ..Self::default() };
+        index.by_id = summary.packs.iter().map(|p| p.id).zip(0..).collect();
+        index.packs = summary.packs;
+        for (id, part) in summary.spaces {
+            index.spaces.entry(id).or_default().push(part);
+        }
+        for (id, place) in summary.records {
+            index.records.entry(id).or_default().push(place);
+        }
+        index.objects = summary.objects.into_iter().collect();
+        index
+    }
+
     /// Adds a pack. A pack that is known already keeps its number.
     pub fn add_pack(&mut self, found: &IndexedPack, index: Option<IndexId>, condemned: bool) -> PackNumber {
         if let Some(&number) = self.by_id.get(&found.pack) {
@@ -89,6 +124,7 @@ impl RepositoryIndex {
         let (id, copy, stored_bytes) = (found.pack, found.copy, found.stored_bytes);
         self.packs.push(PackInfo { id, copy, stored_bytes, index, condemned });
         let mut parts: HashMap<u32, (u64, u64)> = HashMap::new();
+        let mut records: HashSet<(u32, u32)> = HashSet::new();
         for blob in &found.table.blobs {
             match blob.meta {
                 BlobMeta::Segment { space, start } => {
@@ -96,12 +132,15 @@ impl RepositoryIndex {
                     let part = parts.entry(space).or_insert((start, end));
                     *part = (part.0.min(start), part.1.max(end));
                 }
-                BlobMeta::Head { version, generation } => {
-                    if let Some(&version) = found.table.ids.get(version as usize) {
-                        self.records.entry(version).or_default().push(RecordPlace { generation, pack: number });
-                    }
+                // The slices of a long record lie in packs that were full before its head was written.
+                BlobMeta::Head { version, generation } | BlobMeta::Slice { version, generation, .. } => {
+                    records.insert((version, generation));
                 }
-                BlobMeta::Slice { .. } => {}
+            }
+        }
+        for (version, generation) in records {
+            if let Some(&version) = found.table.ids.get(version as usize) {
+                self.records.entry(version).or_default().push(RecordPlace { generation, pack: number });
             }
         }
         for (space, (start, end)) in parts {
@@ -150,7 +189,8 @@ impl RepositoryIndex {
         self.spaces.get(&space).map_or(&[], Vec::as_slice)
     }
 
-    /// Places of a version's records with the highest generation that is not condemned, copy 0 before copy 1.
+    /// Packs that hold parts of a version's record of the highest generation that is not condemned, copy 0 before
+    /// copy 1.
     pub fn record_places(&self, version: VersionId) -> Vec<RecordPlace> {
         let mut places = self.records.get(&version).cloned().unwrap_or_default();
         let rank = |p: &RecordPlace| {

@@ -1,3 +1,4 @@
 //! What integration tests share.
 
 pub(crate) mod pg;
+pub(crate) mod program;

@@ -4,5 +4,6 @@ mod cli_init;
 mod cli_listing;
 mod cli_settings;
 mod postgres;
+mod restore;
 mod streams;
 mod support;

@@ -4,6 +4,8 @@ pub mod backup;
 pub mod cancel;
 pub mod git_info;
 pub mod observer;
+#[cfg(test)]
+mod planted_fault_tests;
 pub mod repair_index;
 pub mod system_info;
 pub mod verify;

@@ -1,5 +1,7 @@
 //! The one integration test binary.
 
+mod damage;
 mod postgres;
+mod small_repository;
 mod streams;
 mod support;

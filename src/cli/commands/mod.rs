@@ -4,7 +4,9 @@
 pub(crate) mod backup;
 pub(crate) mod generate;
 pub(crate) mod init;
+pub(crate) mod repair;
 pub(crate) mod secret_file;
+pub(crate) mod verify;
 
 use super::args::Command;
 use super::exit_code::ExitCode;
@@ -19,6 +21,8 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
     match command {
         Command::Init(args) => init::run(invocation, args),
         Command::Backup(args) => backup::run(invocation, args),
+        Command::Verify(args) => verify::run(invocation, args),
+        Command::Repair(args) => repair::run(invocation, args),
         Command::Completions(args) => generate::completions(invocation, args),
         Command::Man(args) => generate::man(invocation, args),
         Command::Version => generate::version(invocation),
@@ -29,9 +33,7 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         | Command::Stats(_)
         | Command::Restore(_)
         | Command::Dump(_)
-        | Command::Verify(_)
         | Command::Key(_)
-        | Command::Repair(_)
         | Command::Config(_) => Err(Failure::usage("command.absent", "This command is not part of this build")),
     }
 }

@@ -30,7 +30,7 @@ const PARENT_AHEAD_BYTES: u64 = 3 << 20;
 const BULK_RUN_BYTES: usize = 64 << 10;
 /// A window with more unmatched bytes than one part in this sends the writer looking for its place again.
 const LOST_SHARE: usize = 4;
-/// Records below a version before a full recipe is written.
+/// Records below a version before a full recipe is written, unless the settings say otherwise.
 pub const FULL_RECIPE_DEPTH: u32 = 83;
 /// A full recipe is also due when the chain's stored bytes exceed this many bytes for each run of the flat recipe.
 const CHAIN_BYTES_PER_RUN: u64 = 24;
@@ -58,6 +58,8 @@ pub struct StreamSettings {
     pub matching: MatchSettings,
     /// Hash the stream as a whole; off for file contents, which are proved file by file.
     pub hash_stream: bool,
+    /// Records below a version before a full recipe is written.
+    pub full_recipe_depth: u32,
 }
 
 impl StreamSettings {
@@ -71,6 +73,7 @@ impl StreamSettings {
             bulk_level: 3,
             matching: MatchSettings::default(),
             hash_stream: true,
+            full_recipe_depth: FULL_RECIPE_DEPTH,
         }
     }
 
@@ -211,7 +214,7 @@ impl StreamWriter {
         let Some(reader) = parent else { return };
         let head = reader.head();
         let chain_limit = (head.flat_runs.saturating_mul(CHAIN_BYTES_PER_RUN)).max(CHAIN_BYTES_FREE);
-        self.full = head.depth >= FULL_RECIPE_DEPTH || head.chain_bytes > chain_limit;
+        self.full = head.depth >= self.settings.full_recipe_depth || head.chain_bytes > chain_limit;
         self.slice_start.parent_bytes = if self.full { 0 } else { reader.plain_bytes() };
         self.parent = Some(Parent { reader, window: ParentWindow::default(), map: None });
     }
@@ -516,6 +519,11 @@ impl StreamWriter {
 
     /// A copy of the parent: as it is, or flattened when a full recipe is being written.
     fn emit_copy(&mut self, session: &mut BackupSession, mut src: u64, mut length: u64) -> Result<()> {
+        #[cfg(test)]
+        {
+            src =
+                super::planted_fault::shifted(src, length, self.parent.as_ref().map_or(0, |p| p.reader.plain_bytes()));
+        }
         if !self.full {
             return self.emit(session, PARENT, src, length);
         }

@@ -6,7 +6,7 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::invocation::Invocation;
 use super::settings::{self, Settings, TerminalPrompt, Unlock};
-use crate::domain::id::SnapshotId;
+use crate::domain::id::{RepositoryId, SnapshotId};
 use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time_spec::format_local;
@@ -21,6 +21,8 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
@@ -73,7 +75,19 @@ pub(crate) fn open_for_listing(invocation: &Invocation) -> Result<Listing, Failu
 /// # Errors
 /// Exit codes 10, 12, 13, 15, 24.
 pub(crate) fn open_for_reading(invocation: &Invocation) -> Result<ReadingRepository, Failure> {
-    open_for_listing(invocation)?.read()
+    open_for_listing(invocation)?.read(invocation)
+}
+
+/// The folder for this repository's local caches, made with access for its owner alone; None where there is no place
+/// for one. A folder that cannot be made is no reason to fail.
+///
+/// # Errors
+/// When the settings cannot be read.
+pub(crate) fn cache_folder(invocation: &Invocation, id: RepositoryId) -> Result<Option<PathBuf>, Failure> {
+    let Some(root) = &invocation.settings()?.cache_dir else { return Ok(None) };
+    let folder = root.join(id.hex());
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    Ok(made.is_ok().then_some(folder))
 }
 
 /// Opens the repository for writing; `init` makes it where there is none.
@@ -210,9 +224,10 @@ impl Listing {
     ///
     /// # Errors
     /// When the storage fails.
-    pub(crate) fn read(self) -> Result<ReadingRepository, Failure> {
+    pub(crate) fn read(self, invocation: &Invocation) -> Result<ReadingRepository, Failure> {
         let store: Arc<dyn ReadStore> = Arc::<LocalStore>::clone(&self.repository.store);
-        let reading = Reading::open(store, Arc::clone(&self.repository.keys))?;
+        let cache = cache_folder(invocation, self.repository.config.repository)?;
+        let reading = Reading::open(store, Arc::clone(&self.repository.keys), cache.as_deref())?;
         Ok(ReadingRepository { listing: self, reading })
     }
 

@@ -7,13 +7,14 @@
 use super::chunk_table::ChunkTable;
 use crate::domain::id::{ChunkId, IndexId, PackId, VersionId};
 use crate::format::records::{BlobMeta, IndexedPack};
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 
 /// Number of a pack in this index.
 pub type PackNumber = u32;
 
 /// One indexed pack.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackInfo {
     /// The pack.
     pub id: PackId,
@@ -28,7 +29,7 @@ pub struct PackInfo {
 }
 
 /// A part of a literal space in one pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpacePart {
     /// First offset.
     pub start: u64,
@@ -39,7 +40,7 @@ pub struct SpacePart {
 }
 
 /// A record of a version in one pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordPlace {
     /// Its generation.
     pub generation: u32,
@@ -58,6 +59,15 @@ pub struct ChunkPlace {
     pub plain_bytes: u32,
 }
 
+/// Everything but the chunk table, for the local cache.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct IndexSummary {
+    packs: Vec<PackInfo>,
+    spaces: Vec<(VersionId, SpacePart)>,
+    records: Vec<(VersionId, RecordPlace)>,
+    objects: Vec<IndexId>,
+}
+
 /// The index. See the module text.
 #[derive(Debug, Default)]
 pub struct RepositoryIndex {
@@ -73,6 +83,31 @@ impl RepositoryIndex {
     /// An empty index whose chunk table is `chunks`.
     pub fn new(chunks: ChunkTable) -> Self {
         Self { chunks, ..Self::default() }
+    }
+
+    /// Everything but the chunk table.
+    pub fn summary(&self) -> IndexSummary {
+        IndexSummary {
+            packs: self.packs.clone(),
+            spaces: self.spaces.iter().flat_map(|(id, parts)| parts.iter().map(|p| (*id, *p))).collect(),
+            records: self.records.iter().flat_map(|(id, places)| places.iter().map(|p| (*id, *p))).collect(),
+            objects: self.objects.iter().copied().collect(),
+        }
+    }
+
+    /// The index that a summary and a chunk table describe.
+    pub fn from_summary(summary: IndexSummary, chunks: ChunkTable) -> Self {
+        let mut index = Self { chunks, ..Self::default() };
+        index.by_id = summary.packs.iter().map(|p| p.id).zip(0..).collect();
+        index.packs = summary.packs;
+        for (id, part) in summary.spaces {
+            index.spaces.entry(id).or_default().push(part);
+        }
+        for (id, place) in summary.records {
+            index.records.entry(id).or_default().push(place);
+        }
+        index.objects = summary.objects.into_iter().collect();
+        index
     }
 
     /// Adds a pack. A pack that is known already keeps its number.

@@ -3,11 +3,14 @@
 use super::chunk_table::ChunkTable;
 use super::error::{RepoError, Result};
 use super::index::RepositoryIndex;
+use super::index_cache;
 use super::pack_reader::load_index;
 use crate::domain::id::IndexId;
 use crate::format::seal::Keys;
 use crate::storage::{ErrorKind, ObjectKind, ReadStore};
 use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
 
 /// Index objects as listed. Other names in the folder are not index objects; `verify` reports them.
 ///
@@ -34,21 +37,44 @@ pub struct LoadReport {
     pub damaged: Vec<(IndexId, String)>,
 }
 
-/// Reads all index objects. A damaged one is reported and left out: what only it names is then missing, and whoever
-/// needs it fails by itself; one bad object never blocks the rest.
+/// Index objects beyond those in the local cache before the cache is written again.
+const NEW_OBJECTS_MAX: usize = 64;
+/// Chunks beyond those in the cache, as one part of the cached ones, before it is written again.
+const NEW_CHUNKS_SHARE: u64 = 32;
+/// Below this many chunks in all a cache saves nothing.
+const CACHE_CHUNKS_MIN: u64 = 50_000;
+
+/// Reads the index: from the local cache in `cache` as far as it goes, and all newer index objects. A damaged object
+/// is reported and left out: what only it names is then missing, and whoever needs it fails by itself; one bad object
+/// never blocks the rest.
 ///
 /// # Errors
 /// Storage errors other than damage.
-pub fn load(store: &dyn ReadStore, keys: &Keys) -> Result<(RepositoryIndex, LoadReport)> {
-    let mut index = RepositoryIndex::new(ChunkTable::default());
+pub fn load(store: &dyn ReadStore, keys: &Arc<Keys>, cache: Option<&Path>) -> Result<(RepositoryIndex, LoadReport)> {
+    let listed = list_objects(store)?;
+    let cached = cache.and_then(|folder| index_cache::open(folder, keys));
+    // an object that is gone was replaced: what the cache says of it may be gone, too
+    let mut index = cached
+        .filter(|index| {
+            let present: HashSet<IndexId> = listed.iter().copied().collect();
+            index.objects().is_subset(&present)
+        })
+        .unwrap_or_else(|| RepositoryIndex::new(ChunkTable::on_disk(cache, keys)));
+    let cached_chunks = index.chunks().len();
+    let cached_objects = index.objects().len();
     let mut report = LoadReport::default();
     let mut superseded: HashSet<IndexId> = HashSet::new();
-    let mut bodies = Vec::new();
-    for id in list_objects(store)? {
+    for &id in &listed {
+        if index.has_object(id) {
+            continue;
+        }
         match load_index(store, keys, id) {
             Ok(body) => {
                 superseded.extend(body.supersedes.iter().copied());
-                bodies.push((id, body));
+                for pack in &body.packs {
+                    index.add_pack(pack, Some(id), false);
+                }
+                index.add_object(id);
             }
             // replaced by a newer one since the listing
             Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
@@ -56,14 +82,17 @@ pub fn load(store: &dyn ReadStore, keys: &Keys) -> Result<(RepositoryIndex, Load
             Err(error) => return Err(error),
         }
     }
-    for (id, body) in bodies {
-        if superseded.contains(&id) {
-            continue;
-        }
-        for pack in &body.packs {
-            index.add_pack(pack, Some(id), false);
-        }
-        index.add_object(id);
+    // a damaged object whose place another one has taken is history
+    report.damaged.retain(|(id, _)| !superseded.contains(id));
+    let new_chunks = index.chunks().len() - cached_chunks;
+    let many =
+        index.objects().len() - cached_objects > NEW_OBJECTS_MAX || new_chunks > cached_chunks / NEW_CHUNKS_SHARE;
+    if let Some(folder) = cache
+        && many
+        && index.chunks().len() >= CACHE_CHUNKS_MIN
+    {
+        // a cache that cannot be written is a cache that is not there
+        let _ = index_cache::store(folder, keys, &mut index);
     }
     Ok((index, report))
 }

@@ -1,8 +1,10 @@
 //! Format and storage together: the order of writes that never lets anything durable refer to something that is not.
 
+pub mod chunk_run;
 pub mod chunk_table;
 pub mod error;
 pub mod index;
+pub mod index_cache;
 pub mod index_loader;
 pub mod keys;
 pub mod open;

@@ -18,6 +18,7 @@ use crate::format::stream_hash::StreamHasher;
 use crate::format::tree::TreeReader;
 use crate::storage::{ErrorKind, ReadStore};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes copied at a time.
@@ -56,12 +57,12 @@ pub struct UnreadableSnapshot {
 }
 
 impl Reading {
-    /// Loads the index.
+    /// Loads the index, with the help of the local cache in the folder `cache`.
     ///
     /// # Errors
     /// Storage errors.
-    pub fn open(store: Arc<dyn ReadStore>, keys: Arc<Keys>) -> Result<Self> {
-        let (index, report) = index_loader::load(store.as_ref(), &keys)?;
+    pub fn open(store: Arc<dyn ReadStore>, keys: Arc<Keys>, cache: Option<&Path>) -> Result<Self> {
+        let (index, report) = index_loader::load(store.as_ref(), &keys, cache)?;
         let damaged_index = report.damaged.into_iter().map(|(id, reason)| format!("index/{id}: {reason}")).collect();
         let packs = PackReader::new(Arc::clone(&store), Arc::clone(&keys), SEGMENT_CACHE_BYTES);
         Ok(Self { store, keys, index, packs, damaged_index })

@@ -81,7 +81,7 @@ impl BackupSession {
         keys: Arc<Keys>,
         random: Arc<dyn Random>,
         start: &SessionStart,
-        load: impl FnOnce(&dyn WriteStore, &Keys) -> Result<RepositoryIndex>,
+        load: impl FnOnce(&dyn WriteStore, &Arc<Keys>) -> Result<RepositoryIndex>,
     ) -> Result<Self> {
         let header = |tag| Header::new(tag, keys.repository(), start.id.0, keys.suite().number());
         let limit = |_| RepoError::Limit { what: "A session record".to_owned() };

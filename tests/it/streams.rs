@@ -26,7 +26,8 @@ impl Repo {
     fn session(&self) -> BackupSession {
         let id = SnapshotId(self.random.bytes());
         let start = SessionStart { id, host: "test".into(), process: 1, started_ns: 0, sources: Vec::new() };
-        let load = |store: &dyn holdfast::storage::WriteStore, keys: &Keys| Ok(index_loader::load(store, keys)?.0);
+        let load =
+            |store: &dyn holdfast::storage::WriteStore, keys: &Arc<Keys>| Ok(index_loader::load(store, keys, None)?.0);
         BackupSession::begin(
             Arc::clone(&self.store) as Arc<_>,
             Arc::clone(&self.keys),
@@ -54,7 +55,7 @@ impl Repo {
     }
 
     fn read(&self, version: VersionId) -> Vec<u8> {
-        let reading = Reading::open(Arc::clone(&self.store) as Arc<_>, Arc::clone(&self.keys)).expect("open");
+        let reading = Reading::open(Arc::clone(&self.store) as Arc<_>, Arc::clone(&self.keys), None).expect("open");
         let mut stream = reading.stream(version).expect("stream");
         let mut out = Vec::new();
         let total = stream.plain_bytes();
@@ -131,7 +132,7 @@ fn a_long_chain_stays_readable_and_gets_a_full_recipe() {
         let (stored, added) = repo.put(&bytes, parent, &[]);
         assert!(n == 0 || added < 30_000, "version {n} added {added}");
         parent = Some(stored.version);
-        let reading = Reading::open(Arc::clone(&repo.store) as Arc<_>, Arc::clone(&repo.keys)).expect("open");
+        let reading = Reading::open(Arc::clone(&repo.store) as Arc<_>, Arc::clone(&repo.keys), None).expect("open");
         depths.push(reading.stream(stored.version).expect("stream").depth());
         kept.push((stored.version, bytes.clone()));
     }

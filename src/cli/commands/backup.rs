@@ -52,6 +52,7 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
     let mut findings: Vec<String> = repository.findings.iter().map(opening::describe).collect();
     findings.extend(unreadable.iter().map(|s| format!("Snapshot {} cannot be read: {}", s.id, s.error)));
     findings.extend(snapshots.iter().filter_map(|s| s.healed.clone()));
+    let cache = opening::cache_folder(invocation, repository.config.repository)?;
     let means = BackupMeans {
         store: Arc::clone(&repository.store) as Arc<dyn WriteStore>,
         keys: Arc::clone(&repository.keys),
@@ -61,6 +62,7 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
         observer: invocation.observer(),
         cancel: &invocation.cancel,
         snapshots: &snapshots,
+        cache: cache.as_deref(),
         process_id: std::process::id(),
     };
     let report = backup::run(&means, request).map_err(failure_of)?;

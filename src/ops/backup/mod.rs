@@ -26,7 +26,7 @@ use crate::source::process::{ProcessSpec, Processes};
 use crate::source::sqlite::SqliteOptions;
 use crate::storage::WriteStore;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Versions of other streams that are compared with a stream that has no history under its own name.
@@ -162,6 +162,8 @@ pub struct BackupMeans<'a> {
     pub cancel: &'a Cancel,
     /// All snapshots, newest first: where parents come from.
     pub snapshots: &'a [LoadedSnapshot],
+    /// Folder of the local index cache, if there is one.
+    pub cache: Option<&'a Path>,
     /// This process's id, for the session record.
     pub process_id: u32,
 }
@@ -252,7 +254,7 @@ pub fn run(means: &BackupMeans<'_>, request: BackupRequest) -> Result<BackupRepo
         Arc::clone(&means.random),
         &start,
         |store, keys| {
-            let (index, report) = index_loader::load(store, keys)?;
+            let (index, report) = index_loader::load(store, keys, means.cache)?;
             damaged_index = report.damaged.into_iter().map(|(id, why)| format!("index/{id}: {why}")).collect();
             Ok(index)
         },

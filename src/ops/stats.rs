@@ -36,7 +36,7 @@ pub struct RepositoryStats {
     pub unique_bytes: u64,
     /// Stored bytes of all objects, second copies included.
     pub stored_bytes: u64,
-    /// Chunks that can be found by content.
+    /// Chunks that can be found by content; those that two runs stored at once may count twice.
     pub chunks: u64,
     /// Packs.
     pub packs: u64,
@@ -127,7 +127,7 @@ pub fn repository(reading: &Reading, snapshots: &[Snapshot], cancel: &Cancel) ->
         plain_bytes: snapshots.iter().map(plain_bytes).fold(0, u64::saturating_add),
         unique_bytes: reading.index.versions().map(|v| covered_bytes(reading.index.space_parts(v))).sum(),
         stored_bytes: kinds.iter().map(|kind| kind.stored_bytes).sum(),
-        chunks: count(reading.index.chunks().len()),
+        chunks: reading.index.chunks().len(),
         packs: count(packs.len()),
         second_copies: count(packs.iter().filter(|pack| pack.copy != 0).count()),
         kinds,

@@ -72,6 +72,11 @@ impl RepoError {
         Self::Damaged { object: format!("version {version}"), reason: reason.into() }
     }
 
+    /// True for damage and for an object that the storage cannot read (a bad sector): a second copy may serve.
+    pub fn concerns_one_object(&self) -> bool {
+        self.is_damage() || matches!(self, Self::Storage(e) if e.kind == storage::ErrorKind::Other)
+    }
+
     /// True when stored data is damaged or missing, as opposed to out of reach.
     pub fn is_damage(&self) -> bool {
         match self {

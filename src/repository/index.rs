@@ -39,7 +39,7 @@ pub struct SpacePart {
     pub pack: PackNumber,
 }
 
-/// A record of a version in one pack.
+/// A record of a version, or a part of one, in one pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordPlace {
     /// Its generation.
@@ -124,6 +124,7 @@ impl RepositoryIndex {
         let (id, copy, stored_bytes) = (found.pack, found.copy, found.stored_bytes);
         self.packs.push(PackInfo { id, copy, stored_bytes, index, condemned });
         let mut parts: HashMap<u32, (u64, u64)> = HashMap::new();
+        let mut records: HashSet<(u32, u32)> = HashSet::new();
         for blob in &found.table.blobs {
             match blob.meta {
                 BlobMeta::Segment { space, start } => {
@@ -131,12 +132,15 @@ impl RepositoryIndex {
                     let part = parts.entry(space).or_insert((start, end));
                     *part = (part.0.min(start), part.1.max(end));
                 }
-                BlobMeta::Head { version, generation } => {
-                    if let Some(&version) = found.table.ids.get(version as usize) {
-                        self.records.entry(version).or_default().push(RecordPlace { generation, pack: number });
-                    }
+                // The slices of a long record lie in packs that were full before its head was written.
+                BlobMeta::Head { version, generation } | BlobMeta::Slice { version, generation, .. } => {
+                    records.insert((version, generation));
                 }
-                BlobMeta::Slice { .. } => {}
+            }
+        }
+        for (version, generation) in records {
+            if let Some(&version) = found.table.ids.get(version as usize) {
+                self.records.entry(version).or_default().push(RecordPlace { generation, pack: number });
             }
         }
         for (space, (start, end)) in parts {
@@ -185,7 +189,8 @@ impl RepositoryIndex {
         self.spaces.get(&space).map_or(&[], Vec::as_slice)
     }
 
-    /// Places of a version's records with the highest generation that is not condemned, copy 0 before copy 1.
+    /// Packs that hold parts of a version's record of the highest generation that is not condemned, copy 0 before
+    /// copy 1.
     pub fn record_places(&self, version: VersionId) -> Vec<RecordPlace> {
         let mut places = self.records.get(&version).cloned().unwrap_or_default();
         let rank = |p: &RecordPlace| {

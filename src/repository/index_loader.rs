@@ -78,7 +78,7 @@ pub fn load(store: &dyn ReadStore, keys: &Arc<Keys>, cache: Option<&Path>) -> Re
             }
             // replaced by a newer one since the listing
             Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
-            Err(error) if error.is_damage() => report.damaged.push((id, error.to_string())),
+            Err(error) if error.concerns_one_object() => report.damaged.push((id, error.to_string())),
             Err(error) => return Err(error),
         }
     }

@@ -160,7 +160,7 @@ impl PackReader {
         let info = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?;
         let table = match self.table_of(info.id, info.stored_bytes) {
             Ok(table) => table,
-            Err(error) if error.is_damage() && info.index.is_some() => {
+            Err(error) if error.concerns_one_object() && info.index.is_some() => {
                 self.note_healed(format!("table of packs/{}: {error}", info.id));
                 let id = info.index.unwrap_or_default();
                 let body = load_index(self.store.as_ref(), &self.keys, id)?;
@@ -232,7 +232,7 @@ impl PackReader {
                     return Ok(found);
                 }
                 Ok(None) => {}
-                Err(error) if error.is_damage() => failure = Some(error),
+                Err(error) if error.concerns_one_object() => failure = Some(error),
                 Err(error) => return Err(error),
             }
         }

@@ -185,7 +185,7 @@ pub fn load_snapshots(store: &dyn ReadStore, keys: &Keys) -> Result<(Vec<LoadedS
             Ok(snapshot) => good.push(snapshot),
             // forgotten since the listing
             Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
-            Err(error) if error.is_damage() => bad.push(UnreadableSnapshot { id, error }),
+            Err(error) if error.concerns_one_object() => bad.push(UnreadableSnapshot { id, error }),
             Err(error) => return Err(error),
         }
     }

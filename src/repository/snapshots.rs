@@ -85,7 +85,7 @@ pub fn load(store: &dyn ReadStore, keys: &Keys, id: SnapshotId) -> Result<Loaded
     };
     match read(0, SessionPart::Manifest) {
         Ok((snapshot, digest)) => Ok(LoadedSnapshot { snapshot, digest, healed: None }),
-        Err(error) if error.is_damage() => {
+        Err(error) if error.concerns_one_object() => {
             let (snapshot, digest) = read(1, SessionPart::ManifestCopy).map_err(|_| error_again(&error, id))?;
             Ok(LoadedSnapshot { snapshot, digest, healed: Some(error.to_string()) })
         }

@@ -1,0 +1,71 @@
+//! Snapshot records with the help of the local catalog: only those that it does not hold yet are read.
+//!
+//! Invariant: the result is what [`super::reading::load_snapshots`] gives, since a kept record is the stored object
+//! itself, which is authenticated on every use, and the listing of the repository says which ones exist.
+
+use super::error::{RepoError, Result};
+use super::reading::UnreadableSnapshot;
+use super::snapshots::{self, LoadedSnapshot, SNAPSHOT_BYTES_MAX};
+use crate::catalog::Catalog;
+use crate::domain::id::{Digest, SnapshotId};
+use crate::format::seal::Keys;
+use crate::storage::{ErrorKind, ObjectName, ReadStore, SessionPart};
+use std::collections::HashSet;
+
+/// New records are handed to the catalog in groups of this many.
+const GROUP: usize = 256;
+
+/// Loads every snapshot that can be read, newest first; the others are returned beside them. A snapshot whose first
+/// copy is damaged is never kept, so that the damage is met again each time.
+///
+/// # Errors
+/// Storage errors other than damage.
+pub fn load_snapshots(
+    store: &dyn ReadStore,
+    keys: &Keys,
+    catalog: &Catalog,
+) -> Result<(Vec<LoadedSnapshot>, Vec<UnreadableSnapshot>)> {
+    let listed = snapshots::list(store)?;
+    let known: HashSet<SnapshotId> = catalog.snapshot_ids().into_iter().collect();
+    let (mut good, mut bad, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
+    for &id in &listed {
+        if known.contains(&id)
+            && let Some(snapshot) = kept(keys, catalog, id)
+        {
+            good.push(snapshot);
+            continue;
+        }
+        match snapshots::load(store, keys, id) {
+            Ok(snapshot) => {
+                if snapshot.healed.is_none() {
+                    let name = ObjectName::snapshot(id, SessionPart::Manifest);
+                    if let Ok(bytes) = store.get(&name, SNAPSHOT_BYTES_MAX as u64) {
+                        fresh.push((id, snapshot.snapshot.time_ns, bytes));
+                    }
+                }
+                good.push(snapshot);
+            }
+            // forgotten since the listing
+            Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
+            Err(error) if error.concerns_one_object() => bad.push(UnreadableSnapshot { id, error }),
+            Err(error) => return Err(error),
+        }
+        if fresh.len() >= GROUP {
+            catalog.put_snapshots(&fresh);
+            fresh.clear();
+        }
+    }
+    catalog.put_snapshots(&fresh);
+    let listed: HashSet<SnapshotId> = listed.into_iter().collect();
+    let gone: Vec<SnapshotId> = known.difference(&listed).copied().collect();
+    catalog.drop_snapshots(&gone);
+    good.sort_by(|a, b| (b.snapshot.time_ns, b.snapshot.id).cmp(&(a.snapshot.time_ns, a.snapshot.id)));
+    Ok((good, bad))
+}
+
+/// A record from the catalog; `None` where it is not what was stored.
+fn kept(keys: &Keys, catalog: &Catalog, id: SnapshotId) -> Option<LoadedSnapshot> {
+    let bytes = catalog.snapshot_record(id)?;
+    let snapshot = snapshots::decode(keys, id, 0, &bytes).ok()?;
+    Some(LoadedSnapshot { snapshot, digest: Digest(*blake3::hash(&bytes).as_bytes()), healed: None })
+}

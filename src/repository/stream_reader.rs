@@ -372,7 +372,8 @@ impl HeldSegments {
     }
 }
 
-fn frames(head: &VersionHead) -> Vec<SliceFrame> {
+/// What each slice of a record must add up to, from its head.
+pub fn frames(head: &VersionHead) -> Vec<SliceFrame> {
     let (mut dst, mut literal) = (0, 0);
     let spaces = u32::try_from(head.spaces.len()).unwrap_or(u32::MAX - 2);
     head.slices

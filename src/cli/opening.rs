@@ -9,6 +9,7 @@ use super::settings::{self, Settings, TerminalPrompt, Unlock};
 use crate::catalog::Catalog;
 use crate::domain::id::RepositoryId;
 use crate::domain::id::SnapshotId;
+use crate::domain::id::{RepositoryId, SnapshotId};
 use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time_spec::format_local;

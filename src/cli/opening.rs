@@ -76,13 +76,7 @@ pub(crate) fn open_for_listing(invocation: &Invocation) -> Result<Listing, Failu
 /// # Errors
 /// Exit codes 10, 12, 13, 15, 24.
 pub(crate) fn open_for_reading(invocation: &Invocation) -> Result<ReadingRepository, Failure> {
-    let (repository, _) = unlock(invocation, locate(invocation)?)?;
-    let store: Arc<dyn ReadStore> = Arc::<LocalStore>::clone(&repository.store);
-    let cache = cache_folder(invocation, repository.config.repository)?;
-    let reading = Reading::open(store, Arc::clone(&repository.keys), cache.as_deref())?;
-    let findings = repository.findings.iter().map(describe).collect();
-    Ok(ReadingRepository { repository, reading, findings: Mutex::new(findings) })
-    open_for_listing(invocation)?.read()
+    open_for_listing(invocation)?.read(invocation)
 }
 
 /// The folder for this repository's local caches, made with access for its owner alone; None where there is no place
@@ -231,9 +225,10 @@ impl Listing {
     ///
     /// # Errors
     /// When the storage fails.
-    pub(crate) fn read(self) -> Result<ReadingRepository, Failure> {
+    pub(crate) fn read(self, invocation: &Invocation) -> Result<ReadingRepository, Failure> {
         let store: Arc<dyn ReadStore> = Arc::<LocalStore>::clone(&self.repository.store);
-        let reading = Reading::open(store, Arc::clone(&self.repository.keys))?;
+        let cache = cache_folder(invocation, self.repository.config.repository)?;
+        let reading = Reading::open(store, Arc::clone(&self.repository.keys), cache.as_deref())?;
         Ok(ReadingRepository { listing: self, reading })
     }
 

@@ -127,7 +127,7 @@ pub fn repository(reading: &Reading, snapshots: &[Snapshot], cancel: &Cancel) ->
         plain_bytes: snapshots.iter().map(plain_bytes).fold(0, u64::saturating_add),
         unique_bytes: reading.index.versions().map(|v| covered_bytes(reading.index.space_parts(v))).sum(),
         stored_bytes: kinds.iter().map(|kind| kind.stored_bytes).sum(),
-        chunks: count(reading.index.chunks().len()),
+        chunks: reading.index.chunks().len(),
         packs: count(packs.len()),
         second_copies: count(packs.iter().filter(|pack| pack.copy != 0).count()),
         kinds,

@@ -168,8 +168,7 @@ fn a_reader_that_goes_away_ends_the_list_quietly() {
     }
     let id = place.backup(["data"]);
     for args in [&["ls", &id][..], &["ls", "--json", &id]] {
-        let mut child =
-            place.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = place.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut first = [0u8; 16];
         let mut stdout = child.stdout.take().unwrap();
         stdout.read_exact(&mut first).unwrap();

@@ -34,13 +34,15 @@ fn config_shows_values_and_origins_but_no_secret() {
     place.run_bare(["config", "check"]).good();
     assert_eq!(place.run_bare(["config", "check", "--json"]).json()["sources"][0], "code");
     place.run_bare(["init"]).good();
-    for verb in [&["config", "show"][..], &["config", "show", "--json"], &["config", "check", "-vv"], &["snapshots", "-vv"]]
+    for verb in
+        [&["config", "show"][..], &["config", "show", "--json"], &["config", "check", "-vv"], &["snapshots", "-vv"]]
     {
         let ran = run(place.bare(verb).env("PGPASSWORD", "geheim-pg"));
         assert!(!format!("{ran:?}").contains("geheim"), "{ran:?}");
     }
     // A password set twice is not guessed about.
-    let ran = run(place.bare(["config", "show"]).env("HOLDFAST_PASSWORD", "geheim-a").env("HOLDFAST_PASSWORD_FILE", "f"));
+    let ran =
+        run(place.bare(["config", "show"]).env("HOLDFAST_PASSWORD", "geheim-a").env("HOLDFAST_PASSWORD_FILE", "f"));
     ran.failed(2, "HOLDFAST_PASSWORD_FILE");
     assert!(!ran.stderr.contains("geheim"), "{ran:?}");
 }

@@ -7,8 +7,6 @@ use super::failure::Failure;
 use super::invocation::Invocation;
 use super::settings::{self, Settings, TerminalPrompt, Unlock};
 use crate::catalog::Catalog;
-use crate::domain::id::RepositoryId;
-use crate::domain::id::SnapshotId;
 use crate::domain::id::{RepositoryId, SnapshotId};
 use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
 use crate::domain::snapshot::Snapshot;

@@ -3,10 +3,9 @@
 mod cli_init;
 mod cli_listing;
 mod cli_settings;
-mod postgres;
-mod restore;
 mod damage;
 mod postgres;
+mod restore;
 mod small_repository;
 mod streams;
 mod support;

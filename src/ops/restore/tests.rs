@@ -76,6 +76,7 @@ impl World {
             observer: &Silent,
             cancel: &Cancel::new(),
             snapshots: &history,
+            cache: None,
             process_id: 1,
         };
         let system = crate::domain::snapshot::SystemInfo { host: "h".to_owned(), ..Default::default() };
@@ -105,7 +106,7 @@ impl World {
     }
 
     fn reading(&self) -> Reading {
-        Reading::open(Arc::new(self.store.clone()), Arc::clone(&self.keys)).unwrap()
+        Reading::open(Arc::new(self.store.clone()), Arc::clone(&self.keys), None).unwrap()
     }
 
     fn restore(&self, snapshot: &Snapshot, target: &Path, selection: Selection) -> Result<Report, Error> {

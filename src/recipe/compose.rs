@@ -25,7 +25,7 @@ pub struct Uncovered {
 /// # Errors
 /// The offset that `lower` does not cover.
 pub fn compose(upper: &[Run], lower: &[Run]) -> Result<Vec<Run>, u64> {
-    let mut out = Vec::with_capacity(upper.len() + lower.len().min(upper.len()));
+    let mut out = Vec::with_capacity(upper.len());
     let mut at = 0usize;
     for run in upper {
         if run.space != PARENT {
@@ -58,14 +58,16 @@ fn seek(runs: &[Run], hint: usize, pos: u64) -> usize {
     }
 }
 
-fn compose_all(levels: &[Vec<Run>], first: usize) -> Result<Vec<Run>, Uncovered> {
+/// Composes all levels, the newest first, and gives their memory back on the way.
+fn compose_all(levels: &mut [Vec<Run>], first: usize) -> Result<Vec<Run>, Uncovered> {
     match levels {
         [] => Ok(Vec::new()),
-        [only] => Ok(only.clone()),
+        [only] => Ok(std::mem::take(only)),
         _ => {
-            let (upper, lower) = levels.split_at(levels.len() / 2);
+            let (upper, lower) = levels.split_at_mut(levels.len() / 2);
             let below = first + upper.len();
-            let (upper, lower) = (compose_all(upper, first)?, compose_all(lower, below)?);
+            let lower = compose_all(lower, below)?;
+            let upper = compose_all(upper, first)?;
             compose(&upper, &lower).map_err(|offset| Uncovered { level: below, offset })
         }
     }
@@ -87,13 +89,14 @@ pub fn flatten<E: From<Uncovered>>(
     let mut cover: Intervals = vec![(start, end)];
     while !cover.is_empty() {
         let found = fetch(levels.len(), &cover)?;
-        let mut runs = Vec::with_capacity(found.len());
+        let mut runs = Vec::new();
         clip(&found, &cover, &mut runs);
         cover = runs.iter().filter(|r| r.space == PARENT).map(|r| (r.src, r.src_end())).collect();
         normalize(&mut cover, COVER_GAP_BYTES);
         levels.push(runs);
     }
-    let flat = compose_all(&levels, 0)?;
+    let mut flat = compose_all(&mut levels, 0)?;
+    flat.shrink_to_fit();
     let mut reached = start;
     for run in &flat {
         if run.dst != reached {

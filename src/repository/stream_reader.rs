@@ -8,7 +8,7 @@ use crate::format::codec;
 use crate::format::records::{SliceInfo, VersionHead};
 use crate::format::slice::{self, OWN, SliceFrame};
 use crate::recipe::compose::{self, Uncovered};
-use crate::recipe::run::{PARENT, Run};
+use crate::recipe::run::{PARENT, Run, clip};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub const DEPTH_MAX: usize = 4096;
 /// Largest encoded head.
 const HEAD_BYTES_MAX: usize = 64 << 20;
 /// Stream bytes flattened at a time.
-const WINDOW_BYTES: u64 = 16 << 20;
+const WINDOW_BYTES: u64 = 8 << 20;
 /// Bytes of segments held by a reader beside the shared cache.
 const HELD_BYTES_MAX: usize = 8 << 20;
 /// Decoded runs of slices kept, bytes.
@@ -267,6 +267,44 @@ impl StreamReader {
         Ok(runs)
     }
 
+    /// The flat recipe of a window that holds `at`, and the window's end. Neighbouring calls get the same window.
+    fn window_at(&mut self, index: &RepositoryIndex, packs: &PackReader, at: u64) -> Result<(u64, Arc<Vec<Run>>)> {
+        if !(self.window.0 <= at && at < self.window.1) {
+            // the old window goes before the new one is made
+            self.window = (0, 0, Arc::default());
+            let to = (at + WINDOW_BYTES).min(self.plain_bytes());
+            let flat = self.flat(index, packs, at, to)?;
+            self.window = (at, to, Arc::new(flat));
+        }
+        Ok((self.window.1, Arc::clone(&self.window.2)))
+    }
+
+    /// Like [`Self::flat`] for many small ranges near each other: hands every run, cut to the range, to `each`.
+    ///
+    /// # Errors
+    /// Damage; what `each` returns.
+    pub fn flat_each(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        start: u64,
+        end: u64,
+        mut each: impl FnMut(Run),
+    ) -> Result<()> {
+        let mut at = start;
+        while at < end {
+            let (to, runs) = self.window_at(index, packs, at)?;
+            let stop = end.min(to);
+            let first = runs.partition_point(|r| r.dst_end() <= at);
+            let mut part = Vec::new();
+            let last = first + runs.get(first..).map_or(0, |rest| rest.partition_point(|r| r.dst < stop));
+            clip(runs.get(first..last).unwrap_or_default(), &[(at, stop)], &mut part);
+            part.into_iter().for_each(&mut each);
+            at = stop;
+        }
+        Ok(())
+    }
+
     /// Appends the bytes of `[start, end)` to `out`.
     ///
     /// # Errors
@@ -286,13 +324,8 @@ impl StreamReader {
         }
         let mut at = start;
         while at < end {
-            if !(self.window.0 <= at && at < self.window.1) {
-                let to = (at + WINDOW_BYTES).min(self.plain_bytes());
-                let flat = self.flat(index, packs, at, to)?;
-                self.window = (at, to, Arc::new(flat));
-            }
-            let stop = end.min(self.window.1);
-            let runs = Arc::clone(&self.window.2);
+            let (to, runs) = self.window_at(index, packs, at)?;
+            let stop = end.min(to);
             self.gather(index, packs, &runs, at, stop, out)?;
             at = stop;
         }

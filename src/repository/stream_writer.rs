@@ -518,7 +518,7 @@ impl StreamWriter {
     }
 
     /// A copy of the parent: as it is, or flattened when a full recipe is being written.
-    fn emit_copy(&mut self, session: &mut BackupSession, mut src: u64, mut length: u64) -> Result<()> {
+    fn emit_copy(&mut self, session: &mut BackupSession, src: u64, length: u64) -> Result<()> {
         #[cfg(test)]
         {
             src =
@@ -527,17 +527,13 @@ impl StreamWriter {
         if !self.full {
             return self.emit(session, PARENT, src, length);
         }
-        while length > 0 {
-            let take = length.min(WINDOW_BYTES as u64 * 4);
-            let Some(parent) = &mut self.parent else { break };
-            let flat = parent.reader.flat(&session.index, &session.reader, src, src + take)?;
-            for run in flat {
-                let id = self.parent.as_ref().and_then(|p| p.reader.space(run.space)).unwrap_or_default();
-                let space = self.space_number(id);
-                self.emit(session, space, run.src, u64::from(run.len))?;
-            }
-            src += take;
-            length -= take;
+        let Some(parent) = &mut self.parent else { return Ok(()) };
+        let mut flat = Vec::new();
+        parent.reader.flat_each(&session.index, &session.reader, src, src + length, |run| flat.push(run))?;
+        for run in flat {
+            let id = self.parent.as_ref().and_then(|p| p.reader.space(run.space)).unwrap_or_default();
+            let space = self.space_number(id);
+            self.emit(session, space, run.src, u64::from(run.len))?;
         }
         Ok(())
     }
@@ -670,6 +666,7 @@ impl Parent {
         }
         let from = self.window.start + self.window.bytes.len() as u64;
         if high > from {
+            self.window.bytes.reserve_exact(usize::try_from(high - from).unwrap_or(0));
             self.reader.read(&session.index, &session.reader, from, high, &mut self.window.bytes)?;
         }
         Ok(())

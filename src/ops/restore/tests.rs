@@ -77,6 +77,7 @@ impl World {
             cancel: &Cancel::new(),
             snapshots: &history,
             process_id: 1,
+            cache: None,
         };
         let system = crate::domain::snapshot::SystemInfo { host: "h".to_owned(), ..Default::default() };
         let request = BackupRequest {
@@ -105,7 +106,7 @@ impl World {
     }
 
     fn reading(&self) -> Reading {
-        Reading::open(Arc::new(self.store.clone()), Arc::clone(&self.keys)).unwrap()
+        Reading::open(Arc::new(self.store.clone()), Arc::clone(&self.keys), None).unwrap()
     }
 
     fn restore(&self, snapshot: &Snapshot, target: &Path, selection: Selection) -> Result<Report, Error> {

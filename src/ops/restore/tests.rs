@@ -76,6 +76,7 @@ impl World {
             observer: &Silent,
             cancel: &Cancel::new(),
             snapshots: &history,
+            cache: None,
             process_id: 1,
             cache: None,
         };

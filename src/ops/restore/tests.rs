@@ -78,7 +78,6 @@ impl World {
             snapshots: &history,
             cache: None,
             process_id: 1,
-            cache: None,
         };
         let system = crate::domain::snapshot::SystemInfo { host: "h".to_owned(), ..Default::default() };
         let request = BackupRequest {

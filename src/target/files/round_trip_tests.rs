@@ -16,7 +16,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use tree_compare::differences;
 
-#[expect(unreachable_pub, reason = "the file is shared with the integration tests")]
 #[path = "../../../tests/it/support/tree_compare.rs"]
 mod tree_compare;
 

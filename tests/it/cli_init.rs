@@ -214,3 +214,22 @@ fn a_newer_format_is_refused() {
     ran.failed(24, "newer holdfast");
     assert!(ran.stderr.contains("install the newest"), "{ran:?}");
 }
+
+#[test]
+fn a_limit_on_file_sizes_is_an_error_and_commits_nothing() {
+    let place = Place::with_repository();
+    // It does not compress, so the pack is larger than the limit.
+    let mut noise = vec![0u8; 4 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    place.write("data/noise", &noise);
+    let program = place.command(["backup", "data"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -f 1024; exec \"$0\" backup data", env!("CARGO_BIN_EXE_holdfast")]).env_clear();
+    for (name, value) in program.get_envs() {
+        limited.env(name, value.unwrap_or_default());
+    }
+    limited.current_dir(place.path(""));
+    run(&mut limited).failed(16, "free space");
+    assert!(place.run(["snapshots", "--json"]).json()["snapshots"].as_array().unwrap().is_empty());
+    place.backup(["data"]);
+}

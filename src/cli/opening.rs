@@ -6,8 +6,8 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::invocation::Invocation;
 use super::settings::{self, Settings, TerminalPrompt, Unlock};
-use crate::domain::id::RepositoryId;
-use crate::domain::id::SnapshotId;
+use crate::catalog::Catalog;
+use crate::domain::id::{RepositoryId, SnapshotId};
 use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time_spec::format_local;
@@ -89,6 +89,18 @@ pub(crate) fn cache_folder(invocation: &Invocation, id: RepositoryId) -> Result<
     let folder = root.join(id.hex());
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
     Ok(made.is_ok().then_some(folder))
+}
+
+/// The local catalog of a repository; one that remembers nothing where there is no place for it.
+///
+/// # Errors
+/// When the settings cannot be read.
+pub(crate) fn catalog(invocation: &Invocation, id: RepositoryId) -> Result<Catalog, Failure> {
+    let catalog = invocation.settings()?.state_dir.as_deref().map_or_else(Catalog::none, |dir| Catalog::open(dir, id));
+    for note in catalog.notes() {
+        invocation.output.note("catalog", &note);
+    }
+    Ok(catalog)
 }
 
 /// Opens the repository for writing; `init` makes it where there is none.

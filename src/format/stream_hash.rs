@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn root_is_plain_blake3() {
-        let data: Vec<u8> = (0..9 * LEAF_BYTES + 17).map(|i| (i * 31 >> 5) as u8).collect();
+        let data: Vec<u8> = (0..9 * LEAF_BYTES + 17).map(|i| ((i * 31) >> 5) as u8).collect();
         for n in [0, 1, 1000, LEAF_BYTES - 1, LEAF_BYTES, LEAF_BYTES + 1, 2 * LEAF_BYTES, 3 * LEAF_BYTES, data.len()] {
             let mut hasher = StreamHasher::default();
             for part in data[..n].chunks(333_333) {

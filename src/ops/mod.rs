@@ -6,6 +6,8 @@ pub mod dump;
 pub mod git_info;
 pub mod ls;
 pub mod observer;
+#[cfg(test)]
+mod planted_fault_tests;
 pub mod repair_index;
 pub mod restore;
 pub mod stats;

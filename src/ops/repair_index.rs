@@ -14,12 +14,14 @@ use crate::format::records::{IndexBody, IndexedPack};
 use crate::format::seal::Keys;
 use crate::repository::cached_snapshots;
 use crate::repository::error::RepoError;
+use crate::repository::index_cache;
 use crate::repository::index_loader;
 use crate::repository::pack_reader::{PackReader, load_index};
 use crate::repository::pack_writer::put_index;
 use crate::storage::{ErrorKind, ObjectKind, ObjectName, ReadStore, WriteStore};
 use serde::Serialize;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Packs in one new index object, so that one lost index object never hides everything.
@@ -74,6 +76,15 @@ pub fn pack_id(name: &ObjectName) -> Option<PackId> {
     (ObjectName::pack(id) == *name).then_some(id)
 }
 
+/// What is kept on this machine about the repository, and is made anew.
+#[derive(Debug, Clone, Copy)]
+pub struct Local<'a> {
+    /// The catalog.
+    pub catalog: &'a Catalog,
+    /// Folder of the index cache.
+    pub cache: Option<&'a Path>,
+}
+
 /// What the readable index objects say.
 struct Known {
     named: HashSet<PackId>,
@@ -88,7 +99,7 @@ pub fn run(
     store: &Arc<dyn WriteStore>,
     keys: &Arc<Keys>,
     random: &dyn Random,
-    catalog: &Catalog,
+    local: Local<'_>,
     dry_run: bool,
     observer: &dyn Observer,
     cancel: &Cancel,
@@ -130,8 +141,12 @@ pub fn run(
     }
     writer.put(&mut report, true)?;
     if !dry_run {
-        catalog.clear_snapshots();
-        let (good, bad) = cached_snapshots::load_snapshots(store.as_ref(), keys, catalog)?;
+        if let Some(folder) = local.cache {
+            index_cache::remove(folder);
+        }
+        index_loader::load(store.as_ref(), keys, local.cache)?;
+        local.catalog.clear_snapshots();
+        let (good, bad) = cached_snapshots::load_snapshots(store.as_ref(), keys, local.catalog)?;
         report.snapshots = (good.len() + bad.len()) as u64;
     }
     Ok(report)

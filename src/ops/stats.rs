@@ -36,7 +36,7 @@ pub struct RepositoryStats {
     pub unique_bytes: u64,
     /// Stored bytes of all objects, second copies included.
     pub stored_bytes: u64,
-    /// Chunks that can be found by content.
+    /// Chunks that can be found by content; those that two runs stored at once may count twice.
     pub chunks: u64,
     /// Packs.
     pub packs: u64,

@@ -68,6 +68,11 @@ pub fn open(folder: &Path, keys: &Arc<Keys>) -> Option<RepositoryIndex> {
     Some(RepositoryIndex::from_summary(stored.summary, table))
 }
 
+/// Removes the cache; the next run makes a new one. One that cannot be removed is judged when it is opened.
+pub fn remove(folder: &Path) {
+    let _ = std::fs::remove_file(path_in(folder));
+}
+
 /// Writes the cache, replacing the one that is there.
 ///
 /// # Errors

@@ -11,6 +11,8 @@ pub mod keys;
 pub mod open;
 pub mod pack_reader;
 pub mod pack_writer;
+#[cfg(test)]
+pub(crate) mod planted_fault;
 pub mod reading;
 pub mod session;
 pub mod snapshots;

@@ -20,7 +20,7 @@ pub const TABLE_BYTES_MAX: usize = 64 << 20;
 /// Decoded tables kept.
 const TABLES_KEPT: usize = 512;
 /// Default bound of the segment cache.
-pub const SEGMENT_CACHE_BYTES: usize = 24 << 20;
+pub const SEGMENT_CACHE_BYTES: usize = 16 << 20;
 
 /// A pack's table with what is needed to find things in it.
 #[derive(Debug)]

@@ -28,6 +28,8 @@ const PACK_BYTES_MAX: u64 = 16 << 20;
 const PACK_SHARE: u64 = 40;
 /// Level for tables and index bodies, which hold mostly hashes.
 const TABLE_LEVEL: i32 = 6;
+/// Packs that one index object names at most.
+const INDEX_PACKS_MAX: usize = 64;
 /// Bytes of a pack read back at a time.
 const READ_BACK_BYTES: u32 = 1 << 20;
 
@@ -189,12 +191,16 @@ impl PackWriter {
         if self.unindexed.is_empty() {
             return Ok(());
         }
-        let packs = std::mem::take(&mut self.unindexed);
-        let body = IndexBody { supersedes: Vec::new(), packs };
-        let (id, stored_bytes) = put_index(self.store.as_ref(), &self.keys, self.random.as_ref(), &body)?;
-        self.stored_bytes += stored_bytes;
+        let mut waiting = std::mem::take(&mut self.unindexed);
+        while !waiting.is_empty() {
+            // many small objects rather than one that outgrows what a reader accepts
+            let rest = waiting.split_off(waiting.len().min(INDEX_PACKS_MAX));
+            let body = IndexBody { supersedes: Vec::new(), packs: std::mem::replace(&mut waiting, rest) };
+            let (id, stored_bytes) = put_index(self.store.as_ref(), &self.keys, self.random.as_ref(), &body)?;
+            self.stored_bytes += stored_bytes;
+            self.finished.extend(body.packs.into_iter().map(|p| (p, Some(id))));
+        }
         self.indexed_at = self.stored_bytes;
-        self.finished.extend(body.packs.into_iter().map(|p| (p, Some(id))));
         Ok(())
     }
 

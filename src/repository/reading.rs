@@ -189,7 +189,7 @@ pub fn load_snapshots(store: &dyn ReadStore, keys: &Keys) -> Result<(Vec<LoadedS
             Err(error) => return Err(error),
         }
     }
-    good.sort_by(|a, b| (b.snapshot.time_ns, b.snapshot.id).cmp(&(a.snapshot.time_ns, a.snapshot.id)));
+    good.sort_by_key(|loaded| std::cmp::Reverse((loaded.snapshot.time_ns, loaded.snapshot.id)));
     Ok((good, bad))
 }
 

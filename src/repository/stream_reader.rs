@@ -19,9 +19,9 @@ const HEAD_BYTES_MAX: usize = 64 << 20;
 /// Stream bytes flattened at a time.
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Bytes of segments held by a reader beside the shared cache.
-const HELD_BYTES_MAX: usize = 12 << 20;
+const HELD_BYTES_MAX: usize = 8 << 20;
 /// Decoded runs of slices kept, bytes.
-const SLICES_KEPT_BYTES: usize = 20 << 20;
+const SLICES_KEPT_BYTES: usize = 12 << 20;
 
 impl From<Uncovered> for RepoError {
     fn from(error: Uncovered) -> Self {

@@ -30,7 +30,7 @@ const PARENT_AHEAD_BYTES: u64 = 3 << 20;
 const BULK_RUN_BYTES: usize = 64 << 10;
 /// A window with more unmatched bytes than one part in this sends the writer looking for its place again.
 const LOST_SHARE: usize = 4;
-/// Records below a version before a full recipe is written.
+/// Records below a version before a full recipe is written, unless the settings say otherwise.
 pub const FULL_RECIPE_DEPTH: u32 = 83;
 /// A full recipe is also due when the chain's stored bytes exceed this many bytes for each run of the flat recipe.
 const CHAIN_BYTES_PER_RUN: u64 = 24;
@@ -58,6 +58,8 @@ pub struct StreamSettings {
     pub matching: MatchSettings,
     /// Hash the stream as a whole; off for file contents, which are proved file by file.
     pub hash_stream: bool,
+    /// Records below a version before a full recipe is written.
+    pub full_recipe_depth: u32,
 }
 
 impl StreamSettings {
@@ -71,6 +73,7 @@ impl StreamSettings {
             bulk_level: 3,
             matching: MatchSettings::default(),
             hash_stream: true,
+            full_recipe_depth: FULL_RECIPE_DEPTH,
         }
     }
 
@@ -139,6 +142,8 @@ pub struct StreamWriter {
     child: Vec<u8>,
     hints: Vec<(usize, u64)>,
     begun: bool,
+    /// The parent's bytes cannot be read any more.
+    blind: bool,
     sketch: Sketch,
     hasher: StreamHasher,
     dst: u64,
@@ -179,6 +184,7 @@ impl StreamWriter {
             child: Vec::new(),
             hints: Vec::new(),
             begun: false,
+            blind: false,
             sketch: Sketch::default(),
             hasher: StreamHasher::default(),
 
@@ -208,7 +214,7 @@ impl StreamWriter {
         let Some(reader) = parent else { return };
         let head = reader.head();
         let chain_limit = (head.flat_runs.saturating_mul(CHAIN_BYTES_PER_RUN)).max(CHAIN_BYTES_FREE);
-        self.full = head.depth >= FULL_RECIPE_DEPTH || head.chain_bytes > chain_limit;
+        self.full = head.depth >= self.settings.full_recipe_depth || head.chain_bytes > chain_limit;
         self.slice_start.parent_bytes = if self.full { 0 } else { reader.plain_bytes() };
         self.parent = Some(Parent { reader, window: ParentWindow::default(), map: None });
     }
@@ -274,7 +280,7 @@ impl StreamWriter {
         }
         let child = std::mem::take(&mut self.child);
         let hints = std::mem::take(&mut self.hints);
-        if self.parent.is_none() {
+        if self.parent.is_none() || self.blind {
             let done = self.store_chunks(session, &child, last)?;
             self.child = child;
             self.child.drain(..done);
@@ -344,7 +350,11 @@ impl StreamWriter {
         copies: &mut Vec<Copy>,
     ) -> Result<()> {
         let Some(parent) = &mut self.parent else { return Ok(()) };
-        parent.load(session, low, high)?;
+        match parent.load(session, low, high) {
+            Ok(()) => {}
+            Err(error) if error.is_damage() => return self.go_on_blind(session, &error),
+            Err(error) => return Err(error),
+        }
         let view = ParentView { start: parent.window.start, bytes: &parent.window.bytes };
         self.matcher.find(child, &view, hints, copies);
         Ok(())
@@ -354,7 +364,11 @@ impl StreamWriter {
     /// the result only where it is better.
     fn find_again(&mut self, session: &mut BackupSession, child: &[u8], copies: &mut Vec<Copy>) -> Result<()> {
         let Some(parent) = &mut self.parent else { return Ok(()) };
-        let anchors = parent.map(session)?.anchors(child);
+        let anchors = match parent.map(session) {
+            Ok(map) => map.anchors(child),
+            Err(error) if error.is_damage() => return self.go_on_blind(session, &error),
+            Err(error) => return Err(error),
+        };
         let after = self.matcher.expected();
         let mut better: Vec<Copy> = Vec::new();
         let mut from = 0;
@@ -381,6 +395,14 @@ impl StreamWriter {
             let stay = after.saturating_sub(child.len() as u64);
             self.matcher.jump(if sum(copies) == 0 { stay } else { after });
         }
+        Ok(())
+    }
+
+    /// The parent's bytes are damaged here: from now on the stream is stored without looking at it, so that what the
+    /// source still has is in the repository again.
+    fn go_on_blind(&mut self, session: &BackupSession, error: &RepoError) -> Result<()> {
+        session.reader.note_healed(format!("{error}; the rest of the stream is stored anew"));
+        self.blind = true;
         Ok(())
     }
 
@@ -497,6 +519,11 @@ impl StreamWriter {
 
     /// A copy of the parent: as it is, or flattened when a full recipe is being written.
     fn emit_copy(&mut self, session: &mut BackupSession, mut src: u64, mut length: u64) -> Result<()> {
+        #[cfg(test)]
+        {
+            src =
+                super::planted_fault::shifted(src, length, self.parent.as_ref().map_or(0, |p| p.reader.plain_bytes()));
+        }
         if !self.full {
             return self.emit(session, PARENT, src, length);
         }

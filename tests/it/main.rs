@@ -3,6 +3,9 @@
 mod cli_init;
 mod cli_listing;
 mod cli_settings;
+mod damage;
 mod postgres;
+mod restore;
+mod small_repository;
 mod streams;
 mod support;

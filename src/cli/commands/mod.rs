@@ -8,10 +8,12 @@ pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod ls;
+pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod secret_file;
 pub(crate) mod snapshots;
 pub(crate) mod stats;
+pub(crate) mod verify;
 
 use super::args::Command;
 use super::exit_code::ExitCode;
@@ -33,11 +35,11 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Stats(args) => stats::run(invocation, args),
         Command::Key(args) => key::run(invocation, args),
         Command::Config(args) => config::run(invocation, args),
+        Command::Verify(args) => verify::run(invocation, args),
+        Command::Repair(args) => repair::run(invocation, args),
         Command::Completions(args) => generate::completions(invocation, args),
         Command::Man(args) => generate::man(invocation, args),
         Command::Version => generate::version(invocation),
         Command::Help(args) => generate::help(invocation, args),
-        Command::Verify(_) => Err(Failure::usage("command.absent", "This command is not part of this build")),
-        Command::Repair(_) => Err(Failure::usage("command.absent", "This command is not part of this build")),
     }
 }

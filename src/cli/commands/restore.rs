@@ -111,7 +111,7 @@ fn lost_failure(snapshot: &Snapshot, report: &Report) -> Failure {
     );
     let mut failure = Failure::new(ExitCode::Damaged, "restore.lost", message);
     for lost in report.lost.iter().take(LOST_SHOWN_MAX) {
-        let path = lost.path.as_ref().map(|path| format!(" {path}")).unwrap_or_default();
+        let path = lost.path.as_ref().map(|path| format!(" {path}:")).unwrap_or_default();
         failure = failure.cause(format!("{}:{path} {}", lost.source, lost.reason));
     }
     failure

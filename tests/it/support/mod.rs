@@ -2,3 +2,4 @@
 
 pub(crate) mod pg;
 pub(crate) mod program;
+pub(crate) mod tree_compare;

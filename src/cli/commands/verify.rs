@@ -1,0 +1,155 @@
+//! `verify`: what is in the repository, against what was written.
+
+use crate::cli::args::verify::{Subset, VerifyArgs};
+use crate::cli::errors::file_failure;
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::Failure;
+use crate::cli::invocation::Invocation;
+use crate::cli::json::{self, Kind};
+use crate::cli::opening::{self, ReadingRepository};
+use crate::domain::units;
+use crate::ops::verify::{self, Affected, PackSelection, VerifyError, VerifyOptions, VerifyReport, VerifyScope};
+use crate::repository::error::RepoError;
+use std::path::Path;
+
+/// Affected files printed for each stream; the JSON report names more.
+const PATHS_SHOWN: usize = 10;
+
+/// Verifies and says what it found.
+pub(crate) fn run(invocation: &Invocation, args: &VerifyArgs) -> Result<ExitCode, Failure> {
+    let opened = opening::open_for_reading(invocation)?;
+    let options = VerifyOptions {
+        scope: scope(invocation, &opened, args)?,
+        sources: args.scope.sources.clone(),
+        max_duration: args.max_duration,
+        unverified_for: args.unverified_for,
+    };
+    let catalog = opening::catalog(invocation, opened.repository.config.repository)?;
+    let (clock, observer, cancel) = (&invocation.clock, invocation.observer(), &invocation.cancel);
+    let report = verify::run(&opened.reading, &catalog, &options, clock, observer, cancel);
+    let report = report.map_err(|error| match error {
+        VerifyError::Repository(RepoError::Interrupted) => Failure::from(crate::ops::cancel::Cancelled),
+        VerifyError::Repository(error) => Failure::from(error),
+        VerifyError::Cancelled(cancelled) => Failure::from(cancelled),
+    })?;
+    if let Some(path) = &args.report {
+        write_report(path, &report)?;
+    }
+    if invocation.global.json {
+        invocation.output.json(Kind::Result, &report);
+    } else {
+        print(invocation, &report);
+    }
+    conclude(&report)
+}
+
+fn scope(invocation: &Invocation, opened: &ReadingRepository, args: &VerifyArgs) -> Result<VerifyScope, Failure> {
+    if !args.selectors.is_empty() {
+        let chosen = opened.filter(invocation, &args.selectors, &args.scope, |_| true)?;
+        for loaded in &chosen {
+            invocation.output.note("snapshot.chosen", &format!("verifying snapshot {}", loaded.snapshot.id));
+        }
+        return Ok(VerifyScope::Snapshots(chosen.iter().map(|loaded| loaded.snapshot.id).collect()));
+    }
+    Ok(match args.read_data_subset {
+        Some(Subset::Part { part, parts }) => VerifyScope::ReadData(PackSelection::Part { part, parts }),
+        Some(Subset::Permille(share)) => VerifyScope::ReadData(PackSelection::Permille(share)),
+        Some(Subset::Bytes(bytes)) => VerifyScope::ReadData(PackSelection::Bytes(bytes)),
+        // a time limit or an age speaks of reading packs
+        None if args.read_data || args.max_duration.is_some() || args.unverified_for.is_some() => {
+            VerifyScope::ReadData(PackSelection::All)
+        }
+        None => VerifyScope::Structure,
+    })
+}
+
+fn write_report(path: &Path, report: &VerifyReport) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| file_failure("write", path, &error);
+    let value = json::envelope(Kind::Result, report).map_err(|error| failed(std::io::Error::other(error)))?;
+    std::fs::write(path, format!("{value:#}\n")).map_err(failed)
+}
+
+fn print(invocation: &Invocation, report: &VerifyReport) {
+    let output = &invocation.output;
+    for note in &report.notes {
+        output.note(note.code, &format!("{}: {}", note.object, note.message));
+    }
+    for finding in &report.findings {
+        output.line(&format!("{} is {}: {}", finding.object, finding.problem, finding.reason));
+    }
+    if report.findings_omitted > 0 {
+        output.line(&format!("and {} more", report.findings_omitted));
+    }
+    for id in &report.unreadable_snapshots {
+        output.line(&format!("Snapshot {id} cannot be read: its sources are not known"));
+    }
+    for affected in &report.affected {
+        print_affected(invocation, affected);
+    }
+    if report.is_damaged() && report.affected.is_empty() && report.unreadable_snapshots.is_empty() {
+        output.line("No data of a snapshot is lost as far as was verified: second copies serve, or nothing needs it");
+    }
+    let size = units::format_size;
+    if report.packs_read > 0 {
+        let (read, packs) = (report.packs_read, report.packs);
+        output.line(&format!(
+            "Read {read} of {packs} packs and {} other objects in full ({})",
+            report.objects_read,
+            size(report.stored_bytes_read)
+        ));
+    }
+    if report.streams_proved > 0 {
+        let (streams, files) = (report.streams_proved, report.files_proved);
+        output.line(&format!(
+            "Decoded {streams} streams and {files} files ({}) and compared them with their proofs",
+            size(report.bytes_proved)
+        ));
+    }
+    if report.packs_left > 0 {
+        output.line(&format!("Time was up: {} packs are left for the next run", report.packs_left));
+    }
+    if !report.is_damaged() {
+        let snapshots = report.snapshots;
+        output.line(&format!("No damage found; {snapshots} snapshots, {} packs", report.packs));
+    }
+}
+
+fn print_affected(invocation: &Invocation, affected: &Affected) {
+    let Affected { snapshot, time, host, source, stream, .. } = affected;
+    let extent = affected.damaged_bytes.map_or_else(
+        || "cannot be given back whole".to_owned(),
+        |bytes| format!("has lost {}", units::format_size(bytes)),
+    );
+    invocation.output.line(&format!("Snapshot {snapshot} of {time} ({host}): source {source}, {stream} {extent}"));
+    for path in affected.paths.iter().take(PATHS_SHOWN) {
+        invocation.output.line(&format!("  {path}"));
+    }
+    let more = affected.paths.len().saturating_sub(PATHS_SHOWN) as u64 + affected.paths_omitted;
+    if more > 0 {
+        invocation.output.line(&format!("  and {more} more files"));
+    }
+}
+
+fn conclude(report: &VerifyReport) -> Result<ExitCode, Failure> {
+    if !report.is_damaged() {
+        return Ok(ExitCode::Success);
+    }
+    let objects: std::collections::BTreeSet<&str> = report.findings.iter().map(|f| f.object.as_str()).collect();
+    let failure = Failure::new(
+        ExitCode::Damaged,
+        "repository.damaged",
+        match objects.len() {
+            1 => "One object of the repository is not as it was written".to_owned(),
+            n => format!("{n} objects of the repository are not as they were written"),
+        },
+    );
+    let index = report.findings.iter().any(|f| f.object.starts_with("index/"))
+        || report.notes.iter().any(|n| n.code == "pack.unindexed");
+    let failure =
+        if index { failure.hint("`holdfast repair index` makes the index anew from the packs") } else { failure };
+    Err(if report.affected.is_empty() && report.unreadable_snapshots.is_empty() {
+        failure.hint("no data is lost as far as was verified; check the disk before more is damaged")
+    } else {
+        failure.hint("check the disk; snapshots that are not named are whole as far as was verified")
+    })
+}

@@ -362,7 +362,7 @@ def read_slice(raw, head, dst, lit, plain_bytes, literal_bytes, what):
     for _ in range(5):
         raw_length, at = leb128(raw, at)
         stored, at = leb128(raw, at)
-        if raw_length > 81920 or at + stored > len(raw):
+        if raw_length > 40960 or at + stored > len(raw):
             raise Damaged(f"{what}: a column is too long")
         columns.append(Column(decompress(raw[at:at + stored], raw_length, what)))
         at += stored
@@ -393,7 +393,7 @@ def read_slice(raw, head, dst, lit, plain_bytes, literal_bytes, what):
             raise Damaged(f"{what}: a run of {length} bytes")
         runs.append((dst, length, space, source))
         dst += length
-    if len(runs) > 8192 or (dst, lit) != (end, literal_end) or not all(c.done() for c in columns):
+    if len(runs) > 4096 or (dst, lit) != (end, literal_end) or not all(c.done() for c in columns):
         raise Damaged(f"{what}: the runs do not add up")
     return runs
 
@@ -989,15 +989,20 @@ def set_metadata(path, entry):
 
 def restore_stream(repository, stream, path):
     hashed, sha256, length = blake3(), hashlib.sha256(), 0
-    with open(path, "xb") as file:
-        for piece in repository.read(stream["version"]):
-            hashed.update(piece)
-            sha256.update(piece)
-            length += len(piece)
-            file.write(piece)
-    repository.check_proof(stream["version"], hashed.digest())
-    if hashed.digest() != stream["blake3"] or sha256.digest() != stream["sha256"] or length != stream["plain_bytes"]:
-        raise Damaged(f"{path}: not what the snapshot says")
+    try:
+        with open(path, "xb") as file:
+            for piece in repository.read(stream["version"]):
+                hashed.update(piece)
+                sha256.update(piece)
+                length += len(piece)
+                file.write(piece)
+        repository.check_proof(stream["version"], hashed.digest())
+        proved = (hashed.digest(), sha256.digest(), length)
+        if proved != (stream["blake3"], stream["sha256"], stream["plain_bytes"]):
+            raise Damaged(f"{path}: not what the snapshot says")
+    except Damaged:
+        os.unlink(path)  # nothing that is not what was saved stays under its name
+        raise
 
 
 def restore(repository, which, target, only):

@@ -1,6 +1,7 @@
 //! The one integration test binary.
 
 mod damage;
+mod golden;
 mod postgres;
 mod small_repository;
 mod streams;

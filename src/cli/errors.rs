@@ -236,3 +236,61 @@ fn with_lines(mut failure: Failure, stderr: &str) -> Failure {
     failure.causes.extend(stderr.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned));
     failure
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage_error(kind: ErrorKind) -> storage::Error {
+        let (name, location) = ("packs/ab/x".to_owned(), "/repo".to_owned());
+        storage::Error { kind, operation: "write", name, location, source: None }
+    }
+
+    #[test]
+    fn storage_errors_have_the_codes_of_the_conventions() {
+        for (kind, code) in [
+            (ErrorKind::NotFound, 13),
+            (ErrorKind::Size, 13),
+            (ErrorKind::AlreadyExists, 24),
+            (ErrorKind::NoSpace, 16),
+            (ErrorKind::Refused, 15),
+            (ErrorKind::Unsuitable, 15),
+            (ErrorKind::Other, 15),
+            (ErrorKind::Fenced, 11),
+        ] {
+            // The same however deep it comes from.
+            let direct = Failure::from(storage_error(kind));
+            assert_eq!(direct.exit.code(), code, "{kind:?}");
+            assert_eq!(direct.message, "Cannot write packs/ab/x in /repo");
+            assert_eq!(Failure::from(RepoError::Storage(storage_error(kind))), direct);
+            assert_eq!(Failure::from(repository::Error::Storage(storage_error(kind))), direct);
+        }
+    }
+
+    #[test]
+    fn a_target_that_is_left_half_done_says_so() {
+        let failed = |removed| database::TargetError::Failed {
+            program: "pg_restore".to_owned(),
+            outcome: "exited with status 1".to_owned(),
+            stderr: "one\n\ntwo\n".to_owned(),
+            target: "postgres://h/copy".to_owned(),
+            removed,
+        };
+        let (clean, dirty) = (Failure::from(failed(true)), Failure::from(failed(false)));
+        assert_eq!((clean.exit.code(), dirty.exit.code()), (21, 22));
+        assert_eq!(clean.causes, ["one", "two"]);
+        assert!(dirty.hints[0].contains("remove it"), "{dirty:?}");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart_everywhere() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let source = SourceError::Path { operation: "write", path: "/tmp/x".into(), source: full() };
+        assert_eq!(Failure::from(source).exit, ExitCode::NoSpace);
+        let cache = RepoError::Cache { path: "/cache".to_owned(), source: full() };
+        assert_eq!(Failure::from(cache).exit, ExitCode::NoSpace);
+        let target = database::TargetError::Path { operation: "write", path: "/x".into(), source: full() };
+        assert_eq!(Failure::from(target).exit, ExitCode::NoSpace);
+        assert_eq!(file_failure("write", "/x".as_ref(), &full()).exit, ExitCode::NoSpace);
+    }
+}

@@ -148,6 +148,13 @@ impl Invocation {
         if let Some(progress) = self.progress.get_mut() {
             progress.finish();
         }
+        let result = match (result, self.output.stdout_error()) {
+            (Ok(_), Some(reason)) => {
+                let message = "Cannot write to standard output, so the result is not complete";
+                Err(Failure::new(ExitCode::Failed, "output.failed", message).cause(reason))
+            }
+            (result, _) => result,
+        };
         match result {
             Ok(code) => code,
             Err(mut failure) => {

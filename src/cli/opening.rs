@@ -7,16 +7,20 @@ use super::failure::Failure;
 use super::invocation::Invocation;
 use super::settings::{self, Settings, TerminalPrompt, Unlock};
 use crate::catalog::Catalog;
-use crate::domain::id::RepositoryId;
+use crate::domain::id::{RepositoryId, SnapshotId};
 use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
+use crate::domain::snapshot::Snapshot;
+use crate::domain::time_spec::format_local;
 use crate::format::key_slot::Secret;
 use crate::repository::open::{self, OpenRepository};
-use crate::repository::reading::Reading;
+use crate::repository::reading::{Reading, load_snapshots};
 use crate::repository::snapshots::LoadedSnapshot;
 use crate::repository::{self, Finding};
 use crate::storage::local::LocalStore;
 use crate::storage::{self, ErrorKind, ReadStore};
+use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -26,14 +30,27 @@ use zeroize::Zeroizing;
 /// How often a password may be typed.
 const ATTEMPTS: usize = 3;
 
-/// A repository opened for reading.
-pub(crate) struct ReadingRepository {
+/// An open repository whose snapshots can be listed and chosen. Needs no index, so it stays quick when that is large
+/// and works when that is damaged.
+pub(crate) struct Listing {
     /// Its store, configuration and keys.
     pub(crate) repository: OpenRepository<LocalStore>,
+    findings: Mutex<Vec<String>>,
+}
+
+/// A repository opened for reading: a [`Listing`] with the index.
+pub(crate) struct ReadingRepository {
+    listing: Listing,
     /// Everything that is read goes through here.
     pub(crate) reading: Reading,
-    /// Damage met outside of `reading`.
-    findings: Mutex<Vec<String>>,
+}
+
+impl Deref for ReadingRepository {
+    type Target = Listing;
+
+    fn deref(&self) -> &Listing {
+        &self.listing
+    }
 }
 
 /// A snapshot that a selector chose.
@@ -44,17 +61,22 @@ pub(crate) struct Chosen {
     pub(crate) path: Option<Vec<u8>>,
 }
 
+/// Opens the repository for listing snapshots.
+///
+/// # Errors
+/// Exit codes 10, 12, 13, 15, 24.
+pub(crate) fn open_for_listing(invocation: &Invocation) -> Result<Listing, Failure> {
+    let (repository, _) = unlock(invocation, locate(invocation)?)?;
+    let findings = repository.findings.iter().map(describe).collect();
+    Ok(Listing { repository, findings: Mutex::new(findings) })
+}
+
 /// Opens the repository for reading.
 ///
 /// # Errors
 /// Exit codes 10, 12, 13, 15, 24.
 pub(crate) fn open_for_reading(invocation: &Invocation) -> Result<ReadingRepository, Failure> {
-    let (repository, _) = unlock(invocation, locate(invocation)?)?;
-    let store: Arc<dyn ReadStore> = Arc::<LocalStore>::clone(&repository.store);
-    let cache = cache_folder(invocation, repository.config.repository)?;
-    let reading = Reading::open(store, Arc::clone(&repository.keys), cache.as_deref())?;
-    let findings = repository.findings.iter().map(describe).collect();
-    Ok(ReadingRepository { repository, reading, findings: Mutex::new(findings) })
+    open_for_listing(invocation)?.read(invocation)
 }
 
 /// The folder for this repository's local caches, made with access for its owner alone; None where there is no place
@@ -200,6 +222,28 @@ pub(crate) fn conclude(
 }
 
 impl ReadingRepository {
+    /// Ends a command that worked: with `exit`, or with exit code 13 when damage was met on the way.
+    ///
+    /// # Errors
+    /// Exit code 13 when there are findings.
+    pub(crate) fn conclude(&self, invocation: &Invocation, exit: ExitCode) -> Result<ExitCode, Failure> {
+        self.reading.findings().into_iter().for_each(|finding| self.remember(finding));
+        self.listing.conclude(invocation, exit)
+    }
+}
+
+impl Listing {
+    /// Loads the index.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub(crate) fn read(self, invocation: &Invocation) -> Result<ReadingRepository, Failure> {
+        let store: Arc<dyn ReadStore> = Arc::<LocalStore>::clone(&self.repository.store);
+        let cache = cache_folder(invocation, self.repository.config.repository)?;
+        let reading = Reading::open(store, Arc::clone(&self.repository.keys), cache.as_deref())?;
+        Ok(ReadingRepository { listing: self, reading })
+    }
+
     /// Remembers damage that did not stop anything.
     pub(crate) fn remember(&self, finding: String) {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
@@ -210,7 +254,7 @@ impl ReadingRepository {
     /// # Errors
     /// When the storage fails.
     pub(crate) fn snapshots(&self) -> Result<Vec<LoadedSnapshot>, Failure> {
-        let (good, bad) = self.reading.snapshots()?;
+        let (good, bad) = load_snapshots(&*self.repository.store, &self.repository.keys)?;
         for snapshot in bad {
             self.remember(format!("Snapshot {} cannot be read: {}", snapshot.id.hex(), snapshot.error));
         }
@@ -245,7 +289,7 @@ impl ReadingRepository {
     }
 
     /// Chooses for a list: one snapshot of each series that a selector matches, everything without a selector; newest
-    /// first.
+    /// first. Only snapshots that `keep` admits are there to choose from.
     ///
     /// # Errors
     /// Exit codes 2 and 20.
@@ -254,15 +298,18 @@ impl ReadingRepository {
         invocation: &Invocation,
         selectors: &[S],
         scope: &ScopeArgs,
+        keep: impl Fn(&Snapshot) -> bool,
     ) -> Result<Vec<LoadedSnapshot>, Failure> {
-        let selectors: Vec<Selector> =
-            selectors.iter().map(|text| read_selector(invocation, text.as_ref())).collect::<Result<_, _>>()?;
-        let loaded = self.snapshots()?;
+        let read = |text: &S| read_selector(invocation, text.as_ref());
+        let selectors: Vec<Selector> = selectors.iter().map(read).collect::<Result<_, _>>()?;
+        let mut loaded = self.snapshots()?;
+        loaded.retain(|l| keep(&l.snapshot));
         let summaries: Vec<SnapshotSummary> = loaded.iter().map(|l| SnapshotSummary::from(&l.snapshot)).collect();
         let chosen = selector::filter(&selectors, &summaries, &scope.scope(None))
             .map_err(|error| Failure::from_selection(&error, &invocation.environment.time_zone))?;
-        let ids: std::collections::HashSet<_> = chosen.iter().map(|summary| summary.id).collect();
-        Ok(loaded.into_iter().filter(|l| ids.contains(&l.snapshot.id)).collect())
+        let ids: HashSet<SnapshotId> = chosen.iter().map(|summary| summary.id).collect();
+        loaded.retain(|l| ids.contains(&l.snapshot.id));
+        Ok(loaded)
     }
 
     /// Ends a command that worked: with `exit`, or with exit code 13 when damage was met on the way.
@@ -270,8 +317,7 @@ impl ReadingRepository {
     /// # Errors
     /// Exit code 13 when there are findings.
     pub(crate) fn conclude(&self, invocation: &Invocation, exit: ExitCode) -> Result<ExitCode, Failure> {
-        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        findings.extend(self.reading.findings());
+        let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone();
         conclude(invocation, findings, exit)
     }
 }
@@ -288,6 +334,13 @@ pub(crate) fn read_selector(invocation: &Invocation, text: &OsStr) -> Result<Sel
 /// Says which snapshot was chosen.
 fn announce(invocation: &Invocation, selector: &Selector, choice: &Choice) {
     invocation.output.note("snapshot.chosen", &format!("{}: {}", selector.text, choice.describe()));
+}
+
+/// Says that a snapshot is one of those chosen for a list.
+pub(crate) fn announce_listed(invocation: &Invocation, snapshot: &Snapshot) {
+    let time = format_local(snapshot.time_ns, &invocation.environment.time_zone);
+    let text = format!("chose {} of {time}, series {}", snapshot.id.short(), snapshot.series());
+    invocation.output.note("snapshot.chosen", &text);
 }
 
 /// Whether a store holds the beginning of a repository.

@@ -58,6 +58,8 @@ pub struct Output {
     results: Mutex<Box<dyn Write + Send>>,
     talk: Mutex<Talk>,
     stdout_closed: AtomicBool,
+    /// Why standard output failed, when it was not its reader who went away.
+    stdout_error: Mutex<Option<String>>,
 }
 
 /// A column of a table: its heading, and whether it holds numbers, which stand at the right.
@@ -99,6 +101,7 @@ impl Output {
             results: Mutex::new(results),
             talk: Mutex::new(Talk { writer: talk, status: String::new() }),
             stdout_closed: AtomicBool::new(false),
+            stdout_error: Mutex::new(None),
         }
     }
 
@@ -110,6 +113,11 @@ impl Output {
     /// True once the reader of standard output has gone.
     pub fn stdout_closed(&self) -> bool {
         self.stdout_closed.load(Ordering::SeqCst)
+    }
+
+    /// Why the result did not arrive, when it was not its reader who went away: such a run must not end well.
+    pub fn stdout_error(&self) -> Option<String> {
+        lock(&self.stdout_error).clone()
     }
 
     /// Prints one line of the result.
@@ -265,7 +273,7 @@ impl Output {
         if let Err(error) = self.write_result(bytes)
             && error.kind() != ErrorKind::BrokenPipe
         {
-            self.put_talk(&format!("error: Cannot write to standard output: {error}\n"));
+            *lock(&self.stdout_error) = Some(error.to_string());
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::exit_code::ExitCode;
 use crate::ops::cancel::Cancel;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::flag;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,6 +22,8 @@ pub fn install(cancel: &Cancel, wants_line: &Arc<AtomicBool>) -> std::io::Result
         flag::register(signal, cancel.flag())?;
     }
     flag::register(SIGUSR1, Arc::clone(wants_line))?;
+    // With a handler, a write beyond a limit on the size of files is an error like a full disk, and no sudden death.
+    flag::register(SIGXFSZ, Arc::default())?;
     Ok(())
 }
 

@@ -17,11 +17,7 @@ use crate::recipe::run::{PARENT, Run, push};
 use std::collections::HashMap;
 
 /// Most runs in a slice; bounds what a reader must hold for each record of a chain.
-pub const SLICE_RUNS_MAX: usize = 8192;
-/// Most stream bytes in a slice.
-pub const SLICE_BYTES_MAX: u64 = 64 << 20;
-/// Largest encoded slice that a reader accepts, bytes.
-pub const SLICE_STORED_MAX: usize = 1 << 20;
+pub const SLICE_RUNS_MAX: usize = 4096;
 
 /// [`Run::space`] of a version's own literals, in record-local numbering. Space k of the record's table is k + 1.
 pub const OWN: u32 = 0;

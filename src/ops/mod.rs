@@ -2,10 +2,14 @@
 
 pub mod backup;
 pub mod cancel;
+pub mod dump;
 pub mod git_info;
+pub mod ls;
 pub mod observer;
 #[cfg(test)]
 mod planted_fault_tests;
 pub mod repair_index;
+pub mod restore;
+pub mod stats;
 pub mod system_info;
 pub mod verify;

@@ -5,10 +5,10 @@
 //! intervals, so that only the runs it needs are looked at; then the levels are composed as a balanced tree, which
 //! copies each run about log2(depth) times instead of depth times.
 
-use super::run::{Intervals, PARENT, Run, clip, normalize, push};
+use super::run::{Intervals, PARENT, Run, clip, normalize, push, skip_before};
 
 /// Copies of the parent that lie closer than this are followed as one interval.
-const COVER_GAP_BYTES: u64 = 512;
+const COVER_GAP_BYTES: u64 = 32 << 10;
 
 /// A record that does not cover the bytes that another one says it has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,27 +52,10 @@ pub fn compose(upper: &[Run], lower: &[Run]) -> Result<Vec<Run>, u64> {
 
 /// Index of the first run that ends after `pos`, looked for near `hint` first: parents are mostly copied in order.
 fn seek(runs: &[Run], hint: usize, pos: u64) -> usize {
-    let ends_before = |r: &Run| r.dst_end() <= pos;
-    let (mut low, mut high) = (0, runs.len());
     match runs.get(hint) {
-        Some(r) if r.dst <= pos => {
-            low = hint;
-            let mut step = 1;
-            let mut probe = hint;
-            while let Some(r) = runs.get(probe) {
-                if !ends_before(r) {
-                    high = probe + 1;
-                    break;
-                }
-                low = probe + 1;
-                probe += step;
-                step *= 2;
-            }
-        }
-        Some(_) => high = hint,
-        None => {}
+        Some(r) if r.dst <= pos => skip_before(runs, hint, pos),
+        _ => runs.partition_point(|r| r.dst_end() <= pos),
     }
-    low + runs.get(low..high.min(runs.len())).map_or(0, |part| part.partition_point(ends_before))
 }
 
 fn compose_all(levels: &[Vec<Run>], first: usize) -> Result<Vec<Run>, Uncovered> {

@@ -77,20 +77,37 @@ pub fn normalize(intervals: &mut Intervals, gap: u64) {
     });
 }
 
-/// The parts of `runs` (sorted by `dst`) that lie inside `cover`, cut to fit.
+/// The parts of `runs` (sorted by `dst`) that lie inside `cover` (sorted, apart), cut to fit.
 pub fn clip(runs: &[Run], cover: &[(u64, u64)], out: &mut Vec<Run>) {
     let mut at = 0;
     for &(start, end) in cover {
-        at += runs.get(at..).map_or(0, |rest| rest.partition_point(|r| r.dst_end() <= start));
-        let mut k = at;
-        while let Some(run) = runs.get(k).filter(|r| r.dst < end) {
+        at = skip_before(runs, at, start);
+        while let Some(run) = runs.get(at).filter(|r| r.dst < end) {
             let from = run.dst.max(start);
             let to = run.dst_end().min(end);
             push(out, from, run.space, run.src + (from - run.dst), to - from);
-            k += 1;
+            if run.dst_end() > end {
+                break;
+            }
+            at += 1;
         }
-        at = k.saturating_sub(1).max(at);
     }
+}
+
+/// Index of the first run from `at` on that ends after `pos`: a few steps one by one, then doubling ones.
+pub(super) fn skip_before(runs: &[Run], at: usize, pos: u64) -> usize {
+    let (mut low, mut probe, mut step) = (at, at, 1);
+    let mut high = runs.len();
+    while let Some(run) = runs.get(probe) {
+        if run.dst_end() > pos {
+            high = probe;
+            break;
+        }
+        low = probe + 1;
+        probe += step;
+        step *= 2;
+    }
+    low + runs.get(low..high.max(low)).map_or(0, |part| part.partition_point(|r| r.dst_end() <= pos))
 }
 
 #[cfg(test)]

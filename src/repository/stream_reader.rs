@@ -18,6 +18,8 @@ pub const DEPTH_MAX: usize = 4096;
 const HEAD_BYTES_MAX: usize = 64 << 20;
 /// Stream bytes flattened at a time.
 const WINDOW_BYTES: u64 = 16 << 20;
+/// Bytes of segments held by a reader beside the shared cache.
+const HELD_BYTES_MAX: usize = 12 << 20;
 /// Decoded runs of slices kept, bytes.
 const SLICES_KEPT_BYTES: usize = 20 << 20;
 
@@ -46,6 +48,7 @@ pub struct StreamReader {
     slices_bytes: usize,
     tick: u64,
     window: (u64, u64, Arc<Vec<Run>>),
+    held: HeldSegments,
 }
 
 /// Reads a record's head, from whichever copy is good.
@@ -119,6 +122,7 @@ impl StreamReader {
             slices_bytes: 0,
             tick: 0,
             window: (0, 0, Arc::default()),
+            held: HeldSegments::default(),
         };
         let mut numbers: HashMap<VersionId, u32> = HashMap::new();
         let mut next = Some((version, None));
@@ -296,7 +300,7 @@ impl StreamReader {
     }
 
     fn gather(
-        &self,
+        &mut self,
         index: &RepositoryIndex,
         packs: &PackReader,
         runs: &[Run],
@@ -305,7 +309,6 @@ impl StreamReader {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let first = runs.partition_point(|r| r.dst_end() <= start);
-        let mut held: Option<(u32, u64, Arc<Vec<u8>>)> = None;
         for run in runs.get(first..).unwrap_or_default() {
             if run.dst >= end {
                 break;
@@ -314,32 +317,63 @@ impl StreamReader {
             let mut left = run.dst_end().min(end) - from;
             let mut src = run.src + (from - run.dst);
             while left > 0 {
-                let inside = held.as_ref().is_some_and(|(space, first, bytes)| {
-                    *space == run.space && src >= *first && src < *first + bytes.len() as u64
-                });
-                if !inside {
+                let part = self.held.bytes_at(run.space, src);
+                let take = part.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                if let Some(now) = part.get(..take).filter(|now| !now.is_empty()) {
+                    out.extend_from_slice(now);
+                    src += take as u64;
+                    left -= take as u64;
+                } else {
                     let space = self.space(run.space).unwrap_or_default();
                     let (bytes, first) = packs.segment(index, space, src)?;
-                    held = Some((run.space, first, bytes));
+                    if !(first..first + bytes.len() as u64).contains(&src) {
+                        return Err(RepoError::Missing { what: format!("byte {src} of literal space {space}") });
+                    }
+                    self.held.keep(run.space, first, bytes);
                 }
-                let Some((_, first, bytes)) = &held else { break };
-                let skip = usize::try_from(src - first).unwrap_or(usize::MAX);
-                let part = bytes.get(skip..).unwrap_or_default();
-                let take = part.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                if take == 0 {
-                    return Err(RepoError::Missing { what: format!("byte {src} of a literal space") });
-                }
-                out.extend_from_slice(&part[..take]);
-                src += take as u64;
-                left -= take as u64;
             }
         }
         Ok(())
     }
 }
 
-/// Where each slice of a record begins, in the stream and in the version's own literals.
-pub(crate) fn frames(head: &VersionHead) -> Vec<SliceFrame> {
+/// The segment last used of each literal space: runs of one space follow each other in it.
+#[derive(Debug, Default)]
+struct HeldSegments {
+    by_space: Vec<Option<(u64, Arc<Vec<u8>>)>>,
+    bytes: usize,
+}
+
+impl HeldSegments {
+    /// The bytes of a space from `src` to the end of the segment that is held; empty when another one is needed.
+    #[inline]
+    fn bytes_at(&self, space: u32, src: u64) -> &[u8] {
+        match self.by_space.get(space as usize) {
+            Some(Some((first, bytes))) if src >= *first => {
+                usize::try_from(src - first).ok().and_then(|skip| bytes.get(skip..)).unwrap_or_default()
+            }
+            _ => &[],
+        }
+    }
+
+    fn keep(&mut self, space: u32, first: u64, bytes: Arc<Vec<u8>>) {
+        if self.bytes > HELD_BYTES_MAX {
+            *self = Self::default();
+        }
+        let slot = space as usize;
+        if self.by_space.len() <= slot {
+            self.by_space.resize(slot + 1, None);
+        }
+        if let Some(place) = self.by_space.get_mut(slot) {
+            self.bytes += bytes.len();
+            let old = place.replace((first, bytes));
+            self.bytes -= old.map_or(0, |(_, gone)| gone.len());
+        }
+    }
+}
+
+/// What each slice of a record must add up to, from its head.
+pub fn frames(head: &VersionHead) -> Vec<SliceFrame> {
     let (mut dst, mut literal) = (0, 0);
     let spaces = u32::try_from(head.spaces.len()).unwrap_or(u32::MAX - 2);
     head.slices

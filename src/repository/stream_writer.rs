@@ -142,6 +142,8 @@ pub struct StreamWriter {
     child: Vec<u8>,
     hints: Vec<(usize, u64)>,
     begun: bool,
+    /// The parent's bytes cannot be read any more.
+    blind: bool,
     sketch: Sketch,
     hasher: StreamHasher,
     dst: u64,
@@ -182,6 +184,7 @@ impl StreamWriter {
             child: Vec::new(),
             hints: Vec::new(),
             begun: false,
+            blind: false,
             sketch: Sketch::default(),
             hasher: StreamHasher::default(),
 
@@ -277,7 +280,7 @@ impl StreamWriter {
         }
         let child = std::mem::take(&mut self.child);
         let hints = std::mem::take(&mut self.hints);
-        if self.parent.is_none() {
+        if self.parent.is_none() || self.blind {
             let done = self.store_chunks(session, &child, last)?;
             self.child = child;
             self.child.drain(..done);
@@ -347,7 +350,11 @@ impl StreamWriter {
         copies: &mut Vec<Copy>,
     ) -> Result<()> {
         let Some(parent) = &mut self.parent else { return Ok(()) };
-        parent.load(session, low, high)?;
+        match parent.load(session, low, high) {
+            Ok(()) => {}
+            Err(error) if error.is_damage() => return self.go_on_blind(session, &error),
+            Err(error) => return Err(error),
+        }
         let view = ParentView { start: parent.window.start, bytes: &parent.window.bytes };
         self.matcher.find(child, &view, hints, copies);
         Ok(())
@@ -357,7 +364,11 @@ impl StreamWriter {
     /// the result only where it is better.
     fn find_again(&mut self, session: &mut BackupSession, child: &[u8], copies: &mut Vec<Copy>) -> Result<()> {
         let Some(parent) = &mut self.parent else { return Ok(()) };
-        let anchors = parent.map(session)?.anchors(child);
+        let anchors = match parent.map(session) {
+            Ok(map) => map.anchors(child),
+            Err(error) if error.is_damage() => return self.go_on_blind(session, &error),
+            Err(error) => return Err(error),
+        };
         let after = self.matcher.expected();
         let mut better: Vec<Copy> = Vec::new();
         let mut from = 0;
@@ -384,6 +395,14 @@ impl StreamWriter {
             let stay = after.saturating_sub(child.len() as u64);
             self.matcher.jump(if sum(copies) == 0 { stay } else { after });
         }
+        Ok(())
+    }
+
+    /// The parent's bytes are damaged here: from now on the stream is stored without looking at it, so that what the
+    /// source still has is in the repository again.
+    fn go_on_blind(&mut self, session: &BackupSession, error: &RepoError) -> Result<()> {
+        session.reader.note_healed(format!("{error}; the rest of the stream is stored anew"));
+        self.blind = true;
         Ok(())
     }
 

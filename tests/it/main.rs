@@ -1,8 +1,12 @@
 //! The one integration test binary.
 
+mod cli_init;
+mod cli_listing;
+mod cli_settings;
 mod damage;
 mod golden;
 mod postgres;
+mod restore;
 mod small_repository;
 mod streams;
 mod support;

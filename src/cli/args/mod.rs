@@ -101,9 +101,8 @@ impl Command {
     /// How this command prints JSON.
     pub fn json_mode(&self) -> JsonMode {
         match self {
-            Self::Init(_) | Self::Backup(_) | Self::Restore(_) | Self::Dump(_) | Self::Verify(_) | Self::Repair(_) => {
-                JsonMode::Lines
-            }
+            // The standard output of `dump` holds the dump alone.
+            Self::Init(_) | Self::Backup(_) | Self::Restore(_) | Self::Verify(_) | Self::Repair(_) => JsonMode::Lines,
             _ => JsonMode::Document,
         }
     }

@@ -27,6 +27,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// How long a locked SQLite database is waited for.
 const SQLITE_BUSY: Duration = Duration::from_secs(60);
@@ -225,15 +226,8 @@ fn files_from(files: &FilesSettings, args: &BackupArgs) -> SourceFrom {
 fn postgres_from(invocation: &Invocation, postgres: &PostgresSettings) -> Result<SourceFrom, Failure> {
     let connection = Connection::resolve(&postgres.url, &invocation.libpq()?)?;
     let mut connection = connection.with_default_sslmode(&postgres.sslmode)?;
-    if let Some(password) = &postgres.password {
-        let secret = password.resolve(&invocation.environment).map_err(|error| {
-            let message = format!("Cannot get the password for {}", connection.without_password());
-            Failure::new(ExitCode::NoSource, "source.password", message).caused_by(&error)
-        })?;
-        let text = secret
-            .expose_text()
-            .ok_or_else(|| Failure::new(ExitCode::NoSource, "source.password", "The database password is not text"))?;
-        connection = connection.with_password(text);
+    if let Some(password) = password_of(invocation, postgres, &connection)? {
+        connection = connection.with_password(&password);
     }
     for note in connection.notes() {
         invocation.output.detail("postgres.connection", note);
@@ -242,7 +236,32 @@ fn postgres_from(invocation: &Invocation, postgres: &PostgresSettings) -> Result
     Ok(SourceFrom::Postgres { connection: Box::new(connection), search, globals: postgres.globals })
 }
 
-fn client_search(invocation: &Invocation, bin_dir: Option<PathBuf>, command_prefix: Vec<String>) -> ClientSearch {
+/// The password that the configuration has for a source, if it has one.
+///
+/// # Errors
+/// Exit code 14 when it cannot be fetched.
+pub(super) fn password_of(
+    invocation: &Invocation,
+    postgres: &PostgresSettings,
+    connection: &Connection,
+) -> Result<Option<Zeroizing<String>>, Failure> {
+    let Some(password) = &postgres.password else { return Ok(None) };
+    let secret = password.resolve(&invocation.environment).map_err(|error| {
+        let message = format!("Cannot get the password for {}", connection.without_password());
+        Failure::new(ExitCode::NoSource, "source.password", message).caused_by(&error)
+    })?;
+    let text = secret
+        .expose_text()
+        .ok_or_else(|| Failure::new(ExitCode::NoSource, "source.password", "The database password is not text"))?;
+    Ok(Some(Zeroizing::new(text.to_owned())))
+}
+
+/// Where client programs are looked for.
+pub(super) fn client_search(
+    invocation: &Invocation,
+    bin_dir: Option<PathBuf>,
+    command_prefix: Vec<String>,
+) -> ClientSearch {
     ClientSearch { bin_dir, command_prefix, ..ClientSearch::standard(invocation.environment.raw("PATH")) }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn run(invocation: &Invocation, args: &VerifyArgs) -> Result<ExitCode
 
 fn scope(invocation: &Invocation, opened: &ReadingRepository, args: &VerifyArgs) -> Result<VerifyScope, Failure> {
     if !args.selectors.is_empty() {
-        let chosen = opened.filter(invocation, &args.selectors, &args.scope)?;
+        let chosen = opened.filter(invocation, &args.selectors, &args.scope, |_| true)?;
         for loaded in &chosen {
             invocation.output.note("snapshot.chosen", &format!("verifying snapshot {}", loaded.snapshot.id));
         }

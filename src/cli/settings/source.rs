@@ -96,7 +96,7 @@ const KEYS_OF_KIND: [(&str, &[&str]); 4] = [
 ];
 
 /// True for a name that history can hang on: it becomes part of file names.
-pub fn is_source_name(name: &str) -> bool {
+pub(super) fn is_source_name(name: &str) -> bool {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     plain && !name.is_empty() && name.len() <= 128 && name != "." && name != ".."
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Panics
 /// When something cannot be read: then nothing was compared.
-pub fn differences(left: &Path, right: &Path) -> Vec<String> {
+pub(crate) fn differences(left: &Path, right: &Path) -> Vec<String> {
     let (left_names, right_names) = (list(left), list(right));
     let mut found = Vec::new();
     for name in left_names.keys().filter(|name| !right_names.contains_key(*name)) {

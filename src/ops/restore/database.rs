@@ -1,0 +1,229 @@
+//! One database is restored into a new database, and its rows are counted again.
+//!
+//! Nothing that exists is touched: the database or file is created here, and removed again when the restore fails.
+
+use super::{Error, Selection};
+use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole};
+use crate::ops::cancel::{Cancel, Cancelled};
+use crate::ops::observer::{Event, Observer, Progress};
+use crate::repository::error::RepoError;
+use crate::repository::reading::{CopyError, Reading};
+use crate::source::SourceError;
+use crate::source::postgres::client::{self, ClientSearch};
+use crate::source::postgres::connect::Connection;
+use crate::source::postgres::server;
+use crate::source::process::Processes;
+use crate::target::database::{self, TargetError};
+use crate::target::postgres::{DumpFormat, PostgresRestore, RestoreOptions};
+use crate::target::sqlite::SqliteRestore;
+use serde::Serialize;
+use std::path::Path;
+
+/// Databases that every server has, to ask it for its version.
+const ALWAYS_THERE: [&str; 2] = ["postgres", "template1"];
+
+/// What a database restore ended with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DatabaseReport {
+    /// The snapshot.
+    pub snapshot_id: String,
+    /// The source.
+    pub source: String,
+    /// The new database, without password.
+    pub target: String,
+    /// Bytes of the dump or image.
+    pub bytes_restored: u64,
+    /// Tables whose rows were compared.
+    pub tables_compared: u64,
+    /// Tables whose rows are not those of the snapshot.
+    pub differences: Vec<TableDifference>,
+    /// What the restoring program said although it succeeded.
+    pub notes: Vec<String>,
+}
+
+/// A table whose rows are not those of the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TableDifference {
+    /// The table.
+    pub table: String,
+    /// Rows in the snapshot.
+    pub recorded: u64,
+    /// Rows now; none when the table is missing.
+    pub restored: Option<u64>,
+}
+
+/// How to reach the server, and what runs on this side.
+pub struct PostgresMeans<'a> {
+    /// Starts programs.
+    pub processes: &'a dyn Processes,
+    /// Where the client programs are.
+    pub search: &'a ClientSearch,
+    /// The database to be.
+    pub connection: &'a Connection,
+}
+
+impl std::fmt::Debug for PostgresMeans<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PostgresMeans({})", self.connection.without_password())
+    }
+}
+
+/// The one database of the snapshot that is meant, which must be of the target's kind.
+///
+/// # Errors
+/// [`Error::SeveralDatabases`] when none is named and several are there; what [`super::run`] says about sources.
+pub fn choose<'s>(
+    snapshot: &'s Snapshot,
+    selection: &Selection,
+    wanted: SourceKind,
+) -> Result<&'s SourceRecord, Error> {
+    let short = || snapshot.id.short();
+    let available = || snapshot.sources.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+    if let Some(name) = selection.sources.iter().find(|name| snapshot.source(name).is_none()) {
+        return Err(Error::NoSuchSource { snapshot: short(), name: name.clone(), available: available() });
+    }
+    let named = |source: &&SourceRecord| {
+        if selection.sources.is_empty() { source.kind.is_database() } else { selection.sources.contains(&source.name) }
+    };
+    let meant: Vec<&SourceRecord> = snapshot.sources.iter().filter(named).filter(|s| selection.wants(s)).collect();
+    match meant.as_slice() {
+        [] => Err(Error::NothingSelected { snapshot: short(), available: available() }),
+        [one] if one.kind != wanted => {
+            let wanted = if wanted == SourceKind::Postgres { "PostgreSQL" } else { "SQLite" };
+            Err(Error::WrongKind { name: one.name.clone(), kind: one.kind, wanted })
+        }
+        [one] => Ok(one),
+        many => {
+            let names = many.iter().map(|source| source.name.clone()).collect();
+            Err(Error::SeveralDatabases { snapshot: short(), names })
+        }
+    }
+}
+
+/// Restores a dump into a database that it creates.
+///
+/// # Errors
+/// [`Error`]; nothing of the restore is left unless the error says so.
+pub fn to_postgres(
+    reading: &Reading,
+    snapshot: &Snapshot,
+    source: &SourceRecord,
+    means: &PostgresMeans<'_>,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<DatabaseReport, Error> {
+    let stream = data_stream(source)?;
+    let major = server_major(means.connection).map_err(TargetError::Client)?;
+    // A newer client sets what an older server does not know.
+    let tools = client::find(means.processes, means.search, Some(major)).map_err(TargetError::Client)?;
+    begin(source, stream, observer);
+    let options = RestoreOptions::default();
+    let mut restore = PostgresRestore::create(means.processes, &tools, means.connection, DumpFormat::Archive, options)?;
+    copy(reading, source, stream, observer, cancel, |bytes| restore.write(bytes))?;
+    let report = restore.finish(&source.tables)?;
+    observer.event(&Event::SourceFinished { source: &source.name, failure: None });
+    Ok(summary(snapshot, source, stream, means.connection.without_password(), report))
+}
+
+/// Restores an image into a file that it creates.
+///
+/// # Errors
+/// [`Error`]; nothing of the restore is left then.
+pub fn to_sqlite(
+    reading: &Reading,
+    snapshot: &Snapshot,
+    source: &SourceRecord,
+    path: &Path,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<DatabaseReport, Error> {
+    let stream = data_stream(source)?;
+    begin(source, stream, observer);
+    let mut restore = SqliteRestore::create(path)?;
+    copy(reading, source, stream, observer, cancel, |bytes| restore.write(bytes))?;
+    let report = restore.finish(&source.tables)?;
+    observer.event(&Event::SourceFinished { source: &source.name, failure: None });
+    Ok(summary(snapshot, source, stream, path.display().to_string(), report))
+}
+
+fn data_stream(source: &SourceRecord) -> Result<&StreamRecord, Error> {
+    let missing = || RepoError::Missing { what: format!("The data of source {}", source.name) };
+    let stream = source.streams.iter().find(|s| s.role == StreamRole::Data).ok_or_else(missing)?;
+    Ok(stream)
+}
+
+fn server_major(connection: &Connection) -> Result<u32, SourceError> {
+    let mut refused = None;
+    for database in ALWAYS_THERE {
+        match server::inspect(&connection.clone().with_database(database)) {
+            Ok(info) => return Ok(info.major()),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    Err(refused.unwrap_or(SourceError::Interrupted))
+}
+
+fn begin(source: &SourceRecord, stream: &StreamRecord, observer: &dyn Observer) {
+    let total_bytes = Some(stream.plain_bytes);
+    observer.event(&Event::PhaseStarted { phase: "restoring", total_bytes, total_items: None });
+    observer.event(&Event::SourceStarted { source: &source.name, kind: source.kind });
+}
+
+/// Copies the whole stream; the receiver must not count as complete before this returns `Ok`.
+fn copy(
+    reading: &Reading,
+    source: &SourceRecord,
+    stream: &StreamRecord,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+    mut write: impl FnMut(&[u8]) -> Result<(), TargetError>,
+) -> Result<(), Error> {
+    enum Stop {
+        Cancelled,
+        Target(TargetError),
+    }
+    impl From<Cancelled> for Stop {
+        fn from(_: Cancelled) -> Self {
+            Self::Cancelled
+        }
+    }
+    let mut bytes_done = 0;
+    let copied = reading.copy_stream(stream, |bytes| {
+        cancel.check()?;
+        write(bytes).map_err(Stop::Target)?;
+        bytes_done += bytes.len() as u64;
+        observer.event(&Event::Progress(Progress {
+            source: Some(&source.name),
+            bytes_done,
+            total_bytes: Some(stream.plain_bytes),
+            ..Progress::default()
+        }));
+        Ok(())
+    });
+    copied.map_err(|error| match error {
+        CopyError::Repository(error) => Error::Repository(error),
+        CopyError::Sink(Stop::Cancelled) => Error::Interrupted,
+        CopyError::Sink(Stop::Target(error)) => Error::Database(error),
+    })?;
+    Ok(cancel.check()?)
+}
+
+fn summary(
+    snapshot: &Snapshot,
+    source: &SourceRecord,
+    stream: &StreamRecord,
+    target: String,
+    report: database::RestoreReport,
+) -> DatabaseReport {
+    let difference =
+        |d: database::RowDifference| TableDifference { table: d.table, recorded: d.recorded, restored: d.restored };
+    DatabaseReport {
+        snapshot_id: snapshot.id.hex(),
+        source: source.name.clone(),
+        target,
+        bytes_restored: stream.plain_bytes,
+        tables_compared: report.tables_compared,
+        differences: report.differences.into_iter().map(difference).collect(),
+        notes: report.notes,
+    }
+}

@@ -323,9 +323,15 @@ fn open_slot(
             }
         }
     }
+    let unreadable = |f: &Finding| f.object.starts_with("keys/") && f.problem != Problem::Unknown;
     match damaged {
         // The secret was right for that slot.
         Some(source) => Err(Error::Damaged { location, source }),
+        // It may belong to one of the slots that cannot be read.
+        None if tried == 0 && findings.iter().any(unreadable) => {
+            let source = format::Error::damaged("Key slots", 0, "none of this kind is left that can be read");
+            Err(Error::Damaged { location, source })
+        }
         None => Err(Error::WrongSecret { location, kind: kind_word(secret.kind()), tried }),
     }
 }

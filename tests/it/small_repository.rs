@@ -321,8 +321,11 @@ fn restore_files(reading: &Reading, source: &SourceRecord, expected: &Saved) -> 
     whole
 }
 
-/// Opens a repository as a command does.
-pub(crate) fn open_reading(store: Arc<dyn ReadStore>, secret: Option<&Secret>) -> Reading {
-    let opened = open::open(store, secret).expect("a repository with one damaged object opens");
-    Reading::open(opened.store, opened.keys, None).expect("index")
+/// Opens a repository as a command does; `None` with an error that says damage.
+pub(crate) fn open_reading(store: Arc<dyn ReadStore>, secret: Option<&Secret>) -> Option<Reading> {
+    match open::open(store, secret) {
+        Ok(opened) => Some(Reading::open(opened.store, opened.keys, None).expect("index")),
+        Err(holdfast::repository::Error::Damaged { .. }) => None,
+        Err(other) => panic!("a damaged repository is called something else: {other:?}"),
+    }
 }

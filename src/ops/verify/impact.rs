@@ -90,7 +90,7 @@ fn files(run: &Run<'_>, source: &SourceRecord, bad: &[(u64, u64)]) -> Paths {
         let EntryKind::File(file) = &placed.entry.kind else { continue };
         let (start, end) = (placed.content_offset, placed.content_offset.saturating_add(file.stream_bytes()));
         let next = bad.partition_point(|b| b.1 <= start);
-        if bad.get(next).is_some_and(|b| b.0 < end) {
+        if start < end && bad.get(next).is_some_and(|b| b.0 < end) {
             paths.add(&placed.entry.path);
         }
     }

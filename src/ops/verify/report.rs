@@ -173,7 +173,7 @@ impl Gatherer {
 pub(super) fn describe(error: &RepoError) -> (String, Problem, String) {
     match error {
         RepoError::Damaged { object, reason } => (object.clone(), Problem::Damaged, reason.clone()),
-        RepoError::Missing { what } => (what.clone(), Problem::Missing, "it is nowhere in the repository".to_owned()),
+        RepoError::Missing { what } => (version_in(what), Problem::Missing, format!("{what} is nowhere")),
         RepoError::Format { object, source } => (object.clone(), Problem::Damaged, source.to_string()),
         RepoError::Storage(error) => {
             let cause = error.source.as_ref().map(ToString::to_string);
@@ -187,6 +187,12 @@ pub(super) fn describe(error: &RepoError) -> (String, Problem, String) {
         }
         other => ("repository".to_owned(), Problem::Damaged, other.to_string()),
     }
+}
+
+/// `version ID` where a phrase names one, else the phrase.
+fn version_in(phrase: &str) -> String {
+    let Some((_, rest)) = phrase.split_once("version ") else { return phrase.to_owned() };
+    format!("version {}", rest.split(' ').next().unwrap_or_default())
 }
 
 /// The object that a sentence about healed damage speaks of.

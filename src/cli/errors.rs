@@ -122,6 +122,9 @@ impl From<RepoError> for Failure {
                 let exit = if is_no_space(source) { ExitCode::NoSpace } else { ExitCode::Failed };
                 of(exit, "cache.unusable").hint("the cache can be deleted at any time, or moved with --cache-dir DIR")
             }
+            RepoError::Newer { .. } => {
+                of(ExitCode::Refused, "repository.newer").hint("install the newest holdfast; nothing was touched")
+            }
             RepoError::Limit { .. } => of(ExitCode::Failed, "format.limit"),
             RepoError::Interrupted => Self::interrupted(ExitCode::Interrupted),
         }

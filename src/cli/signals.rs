@@ -1,7 +1,8 @@
 //! Signals: SIGINT and SIGTERM ask for an orderly end, SIGUSR1 for a line of progress.
 //!
 //! The first SIGINT or SIGTERM only sets the [`Cancel`] token, so that a run cleans up; a second one ends the process
-//! at once with the same exit code. SIGXFSZ does nothing, so that writing beyond a limit gives an error. A crash is safe anyway, so impatience costs nothing but left-over temporary objects.
+//! at once with the same exit code. SIGXFSZ does nothing, so that writing beyond a limit gives an error. A crash is safe
+//! anyway, so impatience costs nothing but left-over temporary objects.
 
 use super::exit_code::ExitCode;
 use crate::ops::cancel::Cancel;
@@ -22,7 +23,6 @@ pub fn install(cancel: &Cancel, wants_line: &Arc<AtomicBool>) -> std::io::Result
         flag::register(signal, cancel.flag())?;
     }
     flag::register(SIGUSR1, Arc::clone(wants_line))?;
-    // With a handler, a write beyond a limit on the size of files is an error like a full disk, and no sudden death.
     // A limit on the size of files must give an error, not end the process. A handler, unlike ignoring the signal, is
     // not inherited by the programs that a run starts.
     flag::register(SIGXFSZ, Arc::default())?;

@@ -39,6 +39,12 @@ pub enum RepoError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Something that only a later version knows how to write beside.
+    #[error("The repository holds {what}, and this holdfast cannot write beside that")]
+    Newer {
+        /// What.
+        what: String,
+    },
     /// A limit of the format.
     #[error("{what} is beyond the limits of the format")]
     Limit {

@@ -92,9 +92,12 @@ pub struct ReadCounters {
     pub read_bytes: AtomicU64,
 }
 
+/// A decoded segment and when it was last used.
+type CachedSegment = (Arc<Vec<u8>>, u64);
+
 #[derive(Default)]
 struct SegmentCache {
-    entries: HashMap<(PackNumber, u32), (Arc<Vec<u8>>, u64)>,
+    entries: HashMap<(PackNumber, u32), CachedSegment>,
     bytes: usize,
     tick: u64,
 }
@@ -186,6 +189,7 @@ impl PackReader {
         let tail = (PACK_TRAILER_BYTES + envelope::FOOTER_BYTES) as u64;
         let damaged = |reason: &str| RepoError::damaged_pack(pack, reason);
         let at = stored_bytes.checked_sub(tail).ok_or_else(|| damaged("it is too short"))?;
+        self.check_header(pack, &name)?;
         let trailer = self.store.get_range(&name, at, PACK_TRAILER_BYTES as u32)?;
         let place = PackTrailer::parse(&trailer).ok_or_else(|| damaged("its trailer is wrong"))?;
         if place.table_offset.checked_add(u64::from(place.stored_len)).is_none_or(|end| end > at) {
@@ -193,6 +197,21 @@ impl PackReader {
         }
         let sealed = self.store.get_range(&name, place.table_offset, place.stored_len)?;
         decode_table(&self.keys, pack, &place, &sealed)
+    }
+
+    /// Refuses a pack of a newer format, and one that stands under another's name.
+    fn check_header(&self, pack: PackId, name: &ObjectName) -> Result<()> {
+        let bytes = self.store.get_range(name, 0, envelope::HEADER_BYTES as u32)?;
+        let short = || RepoError::damaged_pack(pack, "its header is cut off");
+        let bytes = bytes.first_chunk::<{ envelope::HEADER_BYTES }>().ok_or_else(short)?;
+        let failed = |source| RepoError::Format { object: name.to_string(), source };
+        let header = envelope::Header::from_bytes(bytes).map_err(failed)?;
+        let ours = header.tag == ObjectTag::Pack && header.object_id == pack.0;
+        if ours && header.repository == self.keys.repository() {
+            Ok(())
+        } else {
+            Err(RepoError::damaged_pack(pack, "its header belongs to another object"))
+        }
     }
 
     /// The raw bytes of one blob.

@@ -1,9 +1,14 @@
 //! A backup's session: from `start` to the commit, in the order that prune relies on.
 //!
-//! 1. `start` is durable and marks the run alive. 2. The condemned records are listed and written down as `saw`.
-//! 3. Only then is the index read. 4. Packs and index objects become durable. 5. Every new version is decoded from
-//! storage and compared with the hashes of what was read. 6. The snapshot record and its copy are written into the
-//! session. 7. One rename turns the session into a snapshot. docs/format.md, "Sessions", says why this order.
+//! 1. `start` is durable and marks the run alive.
+//! 2. The condemned records are listed and written down as `saw`.
+//! 3. Only then is the index read.
+//! 4. Packs and index objects become durable.
+//! 5. Every new version is decoded from storage and compared with the hashes of what was read.
+//! 6. The snapshot record and its copy are written into the session.
+//! 7. One rename turns the session into a snapshot.
+//!
+//! docs/format.md, "Sessions", says why this order.
 
 use super::error::{RepoError, Result};
 use super::index::RepositoryIndex;
@@ -89,6 +94,10 @@ impl BackupSession {
             sealed::encode(&header(ObjectTag::SessionStart), keys.meta(), KIND_SESSION, 0, start).map_err(limit)?;
         let guard = store.begin_session(start.id, &bytes)?;
         let condemned = index_loader::condemned_ids(store.as_ref())?;
+        // what a condemned record names must not be relied on, and this version cannot read which packs that is
+        if !condemned.is_empty() {
+            return Err(RepoError::Newer { what: format!("{} condemned record(s)", condemned.len()) });
+        }
         let saw = SessionSaw { condemned };
         let bytes =
             sealed::encode(&header(ObjectTag::SessionSaw), keys.meta(), KIND_SESSION, 1, &saw).map_err(limit)?;

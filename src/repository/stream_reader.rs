@@ -39,12 +39,15 @@ struct Level {
     spaces: Vec<u32>,
 }
 
+/// A decoded slice and when it was last used.
+type CachedSlice = (Arc<Vec<Run>>, u64);
+
 /// Reads any part of one version. Cheap to open, bounded in memory.
 #[derive(Debug)]
 pub struct StreamReader {
     levels: Vec<Level>,
     spaces: Vec<VersionId>,
-    slices: HashMap<(usize, usize), (Arc<Vec<Run>>, u64)>,
+    slices: HashMap<(usize, usize), CachedSlice>,
     slices_bytes: usize,
     tick: u64,
     window: (u64, u64, Arc<Vec<Run>>),

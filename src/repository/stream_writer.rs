@@ -520,10 +520,8 @@ impl StreamWriter {
     /// A copy of the parent: as it is, or flattened when a full recipe is being written.
     fn emit_copy(&mut self, session: &mut BackupSession, src: u64, length: u64) -> Result<()> {
         #[cfg(test)]
-        {
-            src =
-                super::planted_fault::shifted(src, length, self.parent.as_ref().map_or(0, |p| p.reader.plain_bytes()));
-        }
+        let src =
+            super::planted_fault::shifted(src, length, self.parent.as_ref().map_or(0, |p| p.reader.plain_bytes()));
         if !self.full {
             return self.emit(session, PARENT, src, length);
         }
@@ -692,10 +690,13 @@ impl Parent {
     }
 }
 
+/// From, to, and the part of the parent where these child bytes are expected.
+type Piece = (usize, usize, Option<(u64, u64)>);
+
 /// Parts of a window with the part of the parent where each is expected: (from, to, place). Without hints one part
 /// without a place; with hints, neighbours in the child whose places are near each other stay together.
-fn pieces(child: &[u8], hints: &[(usize, u64)]) -> Vec<(usize, usize, Option<(u64, u64)>)> {
-    let mut parts: Vec<(usize, usize, Option<(u64, u64)>)> = Vec::new();
+fn pieces(child: &[u8], hints: &[(usize, u64)]) -> Vec<Piece> {
+    let mut parts: Vec<Piece> = Vec::new();
     let first = hints.first().map_or(child.len(), |h| h.0);
     if first > 0 {
         parts.push((0, first, None));

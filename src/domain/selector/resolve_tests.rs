@@ -252,7 +252,7 @@ fn any_repository() -> impl Strategy<Value = Vec<SnapshotSummary>> {
     });
     prop::collection::vec(one, 0..30).prop_map(|mut all| {
         for (index, one) in all.iter_mut().enumerate() {
-            one.id = SnapshotId(*blake3::hash(&index.to_le_bytes()).as_bytes().first_chunk().unwrap());
+            one.id = SnapshotId(*blake3::hash(&(index as u64).to_le_bytes()).as_bytes().first_chunk().unwrap());
         }
         all
     })

@@ -106,12 +106,12 @@ fn edit(random: &dyn Random, bytes: &mut Vec<u8>) {
 }
 
 impl Maker {
-    fn backup<'n>(
+    fn backup(
         &self,
         n: usize,
         dump: &[u8],
         files: &BTreeMap<Vec<u8>, Vec<u8>>,
-        parents: &mut BTreeMap<&'n str, VersionId>,
+        parents: &mut BTreeMap<&str, VersionId>,
     ) -> Saved {
         let id = SnapshotId(self.random.bytes());
         let start = SessionStart { id, host: "host".into(), process: 1, started_ns: 0, sources: vec!["app".into()] };
@@ -134,12 +134,12 @@ impl Maker {
         Saved { id, dump: dump.to_vec(), files: files.clone(), entries }
     }
 
-    fn files<'n>(
+    fn files(
         &self,
         session: &mut BackupSession,
         files: &BTreeMap<Vec<u8>, Vec<u8>>,
         entries: &[Entry],
-        parents: &mut BTreeMap<&'n str, VersionId>,
+        parents: &mut BTreeMap<&str, VersionId>,
     ) -> SourceRecord {
         let mut root = blake3::Hasher::new();
         for entry in entries {

@@ -10,6 +10,7 @@ use crate::catalog::Catalog;
 use crate::domain::id::{Digest, SnapshotId};
 use crate::format::seal::Keys;
 use crate::storage::{ErrorKind, ObjectName, ReadStore, SessionPart};
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
 /// New records are handed to the catalog in groups of this many.
@@ -60,6 +61,7 @@ pub fn load_snapshots(
     let gone: Vec<SnapshotId> = known.difference(&listed).copied().collect();
     catalog.drop_snapshots(&gone);
     good.sort_by_key(|loaded| std::cmp::Reverse((loaded.snapshot.time_ns, loaded.snapshot.id)));
+    good.sort_by_key(|loaded| Reverse((loaded.snapshot.time_ns, loaded.snapshot.id)));
     Ok((good, bad))
 }
 

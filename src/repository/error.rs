@@ -70,7 +70,7 @@ pub type Result<T> = std::result::Result<T, RepoError>;
 impl RepoError {
     /// Shorthand for a damaged pack.
     pub(crate) fn damaged_pack(pack: PackId, reason: impl Into<String>) -> Self {
-        Self::Damaged { object: format!("packs/{pack}"), reason: reason.into() }
+        Self::Damaged { object: storage::ObjectName::pack(pack).to_string(), reason: reason.into() }
     }
 
     /// Shorthand for a damaged record of a version.

@@ -164,7 +164,7 @@ impl PackReader {
         let table = match self.table_of(info.id, info.stored_bytes) {
             Ok(table) => table,
             Err(error) if error.concerns_one_object() && info.index.is_some() => {
-                self.note_healed(format!("table of packs/{}: {error}", info.id));
+                self.note_healed(format!("table of {}: {error}", ObjectName::pack(info.id)));
                 let id = info.index.unwrap_or_default();
                 let body = load_index(self.store.as_ref(), &self.keys, id)?;
                 body.packs.into_iter().find(|p| p.pack == info.id).map(|p| p.table).ok_or(error)?

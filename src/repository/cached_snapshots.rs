@@ -60,7 +60,6 @@ pub fn load_snapshots(
     let listed: HashSet<SnapshotId> = listed.into_iter().collect();
     let gone: Vec<SnapshotId> = known.difference(&listed).copied().collect();
     catalog.drop_snapshots(&gone);
-    good.sort_by_key(|loaded| std::cmp::Reverse((loaded.snapshot.time_ns, loaded.snapshot.id)));
     good.sort_by_key(|loaded| Reverse((loaded.snapshot.time_ns, loaded.snapshot.id)));
     Ok((good, bad))
 }

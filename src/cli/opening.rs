@@ -12,8 +12,9 @@ use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time_spec::format_local;
 use crate::format::key_slot::Secret;
+use crate::repository::cached_snapshots::load_snapshots;
 use crate::repository::open::{self, OpenRepository};
-use crate::repository::reading::{Reading, load_snapshots};
+use crate::repository::reading::Reading;
 use crate::repository::snapshots::LoadedSnapshot;
 use crate::repository::{self, Finding};
 use crate::storage::local::LocalStore;
@@ -35,6 +36,7 @@ const ATTEMPTS: usize = 3;
 pub(crate) struct Listing {
     /// Its store, configuration and keys.
     pub(crate) repository: OpenRepository<LocalStore>,
+    catalog: Catalog,
     findings: Mutex<Vec<String>>,
 }
 
@@ -68,7 +70,8 @@ pub(crate) struct Chosen {
 pub(crate) fn open_for_listing(invocation: &Invocation) -> Result<Listing, Failure> {
     let (repository, _) = unlock(invocation, locate(invocation)?)?;
     let findings = repository.findings.iter().map(describe).collect();
-    Ok(Listing { repository, findings: Mutex::new(findings) })
+    let catalog = catalog(invocation, repository.config.repository)?;
+    Ok(Listing { repository, catalog, findings: Mutex::new(findings) })
 }
 
 /// Opens the repository for reading.
@@ -254,7 +257,7 @@ impl Listing {
     /// # Errors
     /// When the storage fails.
     pub(crate) fn snapshots(&self) -> Result<Vec<LoadedSnapshot>, Failure> {
-        let (good, bad) = load_snapshots(&*self.repository.store, &self.repository.keys)?;
+        let (good, bad) = load_snapshots(&*self.repository.store, &self.repository.keys, &self.catalog)?;
         for snapshot in bad {
             self.remember(format!("Snapshot {} cannot be read: {}", snapshot.id.hex(), snapshot.error));
         }

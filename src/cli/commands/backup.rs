@@ -16,7 +16,7 @@ use crate::fsio::system::RealRandom;
 use crate::ops::backup::{self, BackupError, BackupMeans, BackupReport, BackupRequest, SourceFrom, SourceRequest};
 use crate::ops::git_info::{git_info, git_status_dirty};
 use crate::ops::system_info::system_info;
-use crate::repository::reading;
+use crate::repository::cached_snapshots::load_snapshots;
 use crate::source::postgres::client::ClientSearch;
 use crate::source::postgres::connect::Connection;
 use crate::source::process::ProcessSpec;
@@ -49,7 +49,8 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
     }
     let request = request(invocation, settings, args, sources)?;
     let repository = opening::open_for_writing(invocation, args.init)?;
-    let (snapshots, unreadable) = reading::load_snapshots(repository.store.as_ref(), &repository.keys)?;
+    let catalog = opening::catalog(invocation, repository.config.repository)?;
+    let (snapshots, unreadable) = load_snapshots(repository.store.as_ref(), &repository.keys, &catalog)?;
     let mut findings: Vec<String> = repository.findings.iter().map(opening::describe).collect();
     findings.extend(unreadable.iter().map(|s| format!("Snapshot {} cannot be read: {}", s.id, s.error)));
     findings.extend(snapshots.iter().filter_map(|s| s.healed.clone()));

@@ -1,5 +1,6 @@
 //! The one integration test binary.
 
+mod arch;
 mod cli_init;
 mod cli_listing;
 mod cli_settings;

@@ -5,6 +5,7 @@ mod cli_init;
 mod cli_listing;
 mod cli_settings;
 mod damage;
+mod fuzz_corpus;
 mod golden;
 mod postgres;
 mod restore;

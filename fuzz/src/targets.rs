@@ -1,0 +1,655 @@
+//! What is fuzzed: for each parser a function that takes any bytes, and the inputs that fuzzing starts from.
+//!
+//! No target may panic, and its memory is bounded by its input. Beyond that, each states what must hold of what was
+//! accepted: what is written again is read as the same, and a reader of streams judges alike however its input is cut.
+//! Parsers behind encryption are given what decryption would give them. The file is part of the fuzz crate and of the
+//! integration tests, which replay the seeds on stable.
+
+use holdfast::cli::environment::Environment;
+use holdfast::cli::settings::{Overrides, Settings};
+use holdfast::domain::id::{ChunkId, Digest, IndexId, KeySlotId, PackId, RepositoryId, SnapshotId, VersionId};
+use holdfast::domain::selector::Selector;
+use holdfast::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole, SystemInfo, TableRows};
+use holdfast::domain::time_spec::{Context, format_local, parse_time};
+use holdfast::domain::{entry, units};
+use holdfast::format::config_object::{ChunkerConfig, Config, UnverifiedConfig};
+use holdfast::format::envelope::{self, Expected, HEADER_BYTES, Header, ObjectTag, StoredHasher};
+use holdfast::format::key_slot::{KdfCosts, KeySlot, Secret, SlotFacts, SlotKind};
+use holdfast::format::records::{
+    BlobEntry, BlobMeta, ChunkEntry, IndexBody, IndexedPack, PACK_TRAILER_BYTES, PackTable, Proof, SliceInfo, VersionHead,
+};
+use holdfast::format::seal::{Keys, Suite};
+use holdfast::format::slice::{self, SliceFrame};
+use holdfast::format::tree::{TreeReader, TreeWriter};
+use holdfast::format::{codec, compress, secret_text};
+use holdfast::recipe::run::{PARENT, Run};
+use holdfast::recipe::sketch::Sketch;
+use holdfast::repository::chunk_table::ChunkTable;
+use holdfast::repository::index::RepositoryIndex;
+use holdfast::repository::pack_reader::{LoadedTable, PackTrailer};
+use holdfast::source::files::rules::Rules;
+use holdfast::source::postgres::conninfo;
+use holdfast::source::postgres::dump_format::CustomArchive;
+use holdfast::source::postgres::plain_format::{PlainDump, PlainKind};
+
+/// Longer inputs are cut: what a parser does with more of the same is not what fuzzing looks for.
+const INPUT_BYTES_MAX: usize = 64 << 10;
+/// Decoded bytes of one record: enough for every input, little enough for a machine.
+const RECORD_BYTES_MAX: usize = 8 << 20;
+
+/// One parser.
+pub struct Target {
+    /// Name of the target and of its corpus.
+    pub name: &'static str,
+    /// Feeds it one input.
+    pub feed: fn(&[u8]),
+    /// Inputs to start from.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All targets, by name.
+pub const TARGETS: &[Target] = &[
+    Target { name: "compress", feed: feed_compress, seeds: seed_compress },
+    Target { name: "config_object", feed: feed_config_object, seeds: seed_config_object },
+    Target { name: "conninfo", feed: feed_conninfo, seeds: seed_conninfo },
+    Target { name: "custom_archive", feed: feed_custom_archive, seeds: seed_custom_archive },
+    Target { name: "envelope", feed: feed_envelope, seeds: seed_envelope },
+    Target { name: "ignore_rules", feed: feed_ignore_rules, seeds: seed_ignore_rules },
+    Target { name: "index_object", feed: feed_index_object, seeds: seed_index_object },
+    Target { name: "key_slot", feed: feed_key_slot, seeds: seed_key_slot },
+    Target { name: "pack_table", feed: feed_pack_table, seeds: seed_pack_table },
+    Target { name: "plain_dump", feed: feed_plain_dump, seeds: seed_plain_dump },
+    Target { name: "secret_text", feed: feed_secret_text, seeds: seed_secret_text },
+    Target { name: "selector", feed: feed_selector, seeds: seed_selector },
+    Target { name: "settings", feed: feed_settings, seeds: seed_settings },
+    Target { name: "slice", feed: feed_slice, seeds: seed_slice },
+    Target { name: "snapshot", feed: feed_snapshot, seeds: seed_snapshot },
+    Target { name: "time_spec", feed: feed_time_spec, seeds: seed_time_spec },
+    Target { name: "tree", feed: feed_tree, seeds: seed_tree },
+    Target { name: "units", feed: feed_units, seeds: seed_units },
+    Target { name: "version_head", feed: feed_version_head, seeds: seed_version_head },
+];
+
+/// Feeds one input to the target of that name.
+///
+/// # Panics
+/// Without such a target, and when the target has found something.
+pub fn run(name: &str, input: &[u8]) {
+    let Some(target) = TARGETS.iter().find(|t| t.name == name) else { panic!("no target is called {name}") };
+    (target.feed)(input.get(..INPUT_BYTES_MAX).unwrap_or(input));
+}
+
+const REPOSITORY: RepositoryId = RepositoryId([2; 16]);
+
+fn keys() -> Keys {
+    Keys::derive(&[1; 32], REPOSITORY, Suite::Aes256Gcm)
+}
+
+fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// A part of the input that decides where the rest is cut.
+fn cut(input: &[u8]) -> (usize, &[u8]) {
+    let Some((&at, rest)) = input.split_first() else { return (0, input) };
+    (rest.len() * usize::from(at) / 256, rest)
+}
+
+// Objects
+
+fn feed_envelope(input: &[u8]) {
+    let (at, bytes) = cut(input);
+    let whole = envelope::check_stored(bytes);
+    let mut hasher = StoredHasher::new();
+    let (one, two) = bytes.split_at(at);
+    hasher.update(one);
+    hasher.update(two);
+    assert_eq!(hasher.finish().is_ok(), whole.is_ok(), "a stored object is judged in two ways");
+    for tag in ObjectTag::ALL {
+        if let Ok((header, body)) = envelope::decode_object(bytes, &Expected::any(tag)) {
+            let again = envelope::encode_object(&header, body);
+            assert_eq!(envelope::decode_object(&again, &Expected::any(tag)), Ok((header, body)));
+        }
+    }
+    if let Some(header) = bytes.first_chunk::<HEADER_BYTES>() {
+        let _ = Header::from_bytes(header);
+    }
+}
+
+fn seed_envelope() -> Vec<Vec<u8>> {
+    let seed = |tag, body: &[u8]| {
+        let object = envelope::encode_object(&Header::new(tag, REPOSITORY, [9; 16], 1), body);
+        [[100].as_slice(), &object].concat()
+    };
+    vec![seed(ObjectTag::Pack, b""), seed(ObjectTag::Snapshot, b"a body of a snapshot")]
+}
+
+/// The input is the body of a whole object: its hash would otherwise hide the parser.
+fn feed_config_object(input: &[u8]) {
+    for suite in [Suite::None, Suite::Aes256Gcm] {
+        let header = Header::new(ObjectTag::Config, REPOSITORY, REPOSITORY.0, suite.number());
+        let object = envelope::encode_object(&header, input);
+        let Ok(config) = UnverifiedConfig::decode(&object, 0) else { continue };
+        assert_eq!(config.repository(), REPOSITORY);
+        if let Ok(config) = config.verify(&keys()) {
+            assert!(config.is_valid());
+        }
+    }
+    let _ = UnverifiedConfig::decode(input, 0);
+}
+
+fn seed_config_object() -> Vec<Vec<u8>> {
+    let config = Config {
+        repository: REPOSITORY,
+        suite: Suite::Aes256Gcm,
+        created_ns: 1_700_000_000_000_000_000,
+        created_by: "holdfast 0.1.0".into(),
+        chunker: ChunkerConfig::DEFAULT,
+        pack_bytes_target: 16 << 20,
+        notes: vec![("note".into(), vec![1, 2, 3])],
+    };
+    let object = config.encode(&keys(), 0);
+    let body = object.get(HEADER_BYTES..object.len() - envelope::FOOTER_BYTES).unwrap_or_default().to_vec();
+    vec![body, object]
+}
+
+fn feed_key_slot(input: &[u8]) {
+    let id = KeySlotId([5; 16]);
+    let header = Header::new(ObjectTag::KeySlot, REPOSITORY, id.0, Suite::Aes256Gcm.number());
+    let object = envelope::encode_object(&header, input);
+    let Ok(slot) = KeySlot::decode(&object, REPOSITORY, id, 0) else { return };
+    assert_eq!(KeySlot::decode(&slot.encode(0), REPOSITORY, id, 0).as_ref(), Ok(&slot));
+    // key files cost nothing to derive; costs of passphrases only get checked
+    assert!(slot.facts.kdf.is_none_or(|costs| costs.are_acceptable()));
+    let secret = Secret::KeyFile([7; 32].into());
+    assert!(!matches!(slot.open(&secret), Ok(Some(_))), "a slot opens with a key that it was not made for");
+}
+
+fn seed_key_slot() -> Vec<Vec<u8>> {
+    let slot = |kind, kdf| {
+        let (label, host) = ("main".into(), "server".into());
+        let facts = SlotFacts { kind, label, created_ns: 17, host, kdf, salt: [3; 32], commitment: [4; 32] };
+        [codec::encode(&facts), vec![6; 48]].concat()
+    };
+    vec![slot(SlotKind::Passphrase, Some(KdfCosts::DEFAULT)), slot(SlotKind::KeyFile, None), slot(SlotKind::Recovery, None)]
+}
+
+// Records
+
+fn pack_table() -> PackTable {
+    let meta = [
+        BlobMeta::Segment { space: 0, start: 4096 },
+        BlobMeta::Head { version: 1, generation: 0 },
+        BlobMeta::Slice { version: 1, generation: 0, sequence: 2 },
+    ];
+    PackTable {
+        ids: vec![VersionId([1; 16]), VersionId([2; 16])],
+        blobs: meta.into_iter().map(|meta| BlobEntry { meta, stored_bytes: 1000, raw_bytes: 70_000 }).collect(),
+        chunks: vec![ChunkEntry { id: ChunkId([8; 32]), space: 0, start: 4096, plain_bytes: 65_536 }],
+    }
+}
+
+fn check_record<T>(input: &[u8]) -> Option<T>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let record: T = codec::decode::<T, RECORD_BYTES_MAX>(input).ok()?;
+    assert_eq!(codec::decode::<T, RECORD_BYTES_MAX>(&codec::encode(&record)).as_ref(), Ok(&record));
+    Some(record)
+}
+
+fn feed_pack_table(input: &[u8]) {
+    let (trailer, record) = input.split_at(PACK_TRAILER_BYTES.min(input.len()));
+    let _ = PackTrailer::parse(trailer);
+    let Some(table) = check_record::<PackTable>(record) else { return };
+    let loaded = LoadedTable::new(table);
+    for (blob, ordinal) in loaded.table.blobs.iter().zip(0u32..).take(64) {
+        assert!(loaded.blob(ordinal).is_some());
+        let id = |n: u32| loaded.table.ids.get(n as usize).copied().unwrap_or_default();
+        match blob.meta {
+            BlobMeta::Segment { space, start } => drop(loaded.segment(id(space), start)),
+            BlobMeta::Head { version, generation } => drop(loaded.record(id(version), generation, None)),
+            BlobMeta::Slice { version, generation, sequence } => {
+                drop(loaded.record(id(version), generation, Some(sequence)));
+            }
+        }
+    }
+}
+
+fn seed_pack_table() -> Vec<Vec<u8>> {
+    let mut trailer = 123_456u64.to_le_bytes().to_vec();
+    trailer.extend_from_slice(&[200, 0, 0, 0, 44, 1, 0, 0, 0, 0, 0, 0]);
+    vec![[trailer.clone(), codec::encode(&pack_table())].concat(), [trailer, codec::encode(&PackTable::default())].concat()]
+}
+
+fn feed_index_object(input: &[u8]) {
+    let Some(body) = check_record::<IndexBody>(input) else { return };
+    let mut index = RepositoryIndex::new(ChunkTable::default());
+    for pack in &body.packs {
+        let number = index.add_pack(pack, Some(IndexId([1; 16])), false);
+        assert_eq!(index.pack_number(pack.pack), Some(number));
+        for id in pack.table.ids.iter().take(64) {
+            let _ = (index.space_parts(*id).len(), index.record_places(*id), index.space_is_usable(*id));
+        }
+    }
+}
+
+fn seed_index_object() -> Vec<Vec<u8>> {
+    let pack = IndexedPack { pack: PackId([7; 16]), copy: 0, stored_bytes: 1 << 20, table: pack_table() };
+    let two = vec![pack.clone(), IndexedPack { pack: PackId([8; 16]), copy: 1, ..pack }];
+    vec![codec::encode(&IndexBody { supersedes: vec![IndexId([3; 16])], packs: two })]
+}
+
+fn feed_snapshot(input: &[u8]) {
+    let Some(snapshot) = check_record::<Snapshot>(input) else { return };
+    let _ = (snapshot.series().to_string(), snapshot.is_complete(), snapshot.source_names().count());
+    for source in &snapshot.sources {
+        let _ = (snapshot.source(&source.name), source.kind.is_database());
+    }
+}
+
+fn snapshot() -> Snapshot {
+    let stream = StreamRecord {
+        role: StreamRole::Data,
+        file_name: "app-db.dump".into(),
+        version: VersionId([4; 16]),
+        plain_bytes: 46_000_000,
+        blake3: Digest([5; 32]),
+        sha256: Some(Digest([6; 32])),
+        added_bytes: 140_000,
+        volatile: Vec::new(),
+    };
+    let source = SourceRecord {
+        name: "app-db".into(),
+        kind: SourceKind::Postgres,
+        location: "postgres://db/app".into(),
+        failure: None,
+        streams: vec![stream],
+        reader_version: "pg_dump (PostgreSQL) 15.18".into(),
+        server_version: Some("15.18".into()),
+        tables: vec![TableRows { table: "public.item".into(), rows: 1000 }],
+        files: None,
+        warnings: Vec::new(),
+        live_bytes: Some(1 << 26),
+        duration_ms: 1200,
+    };
+    Snapshot {
+        id: SnapshotId([1; 16]),
+        time_ns: 1_763_640_000_000_000_000,
+        time_zone: "Europe/Berlin".into(),
+        started_ns: 1_763_640_000_000_000_000,
+        finished_ns: 1_763_640_005_000_000_000,
+        system: SystemInfo { host: "server".into(), ..SystemInfo::default() },
+        class: Some("hourly".into()),
+        tags: vec!["before-deploy".into()],
+        imported: false,
+        suspect: None,
+        git: None,
+        project_root: Some("/srv/app".into()),
+        scope: Vec::new(),
+        sources: vec![source],
+        heads: vec![(SnapshotId([2; 16]), Digest([3; 32]))],
+        stored_bytes: 140_000,
+        extensions: Vec::new(),
+    }
+}
+
+fn seed_snapshot() -> Vec<Vec<u8>> {
+    vec![codec::encode(&snapshot())]
+}
+
+fn feed_version_head(input: &[u8]) {
+    if let Some(head) = check_record::<VersionHead>(input) {
+        let _ = head.proof.root();
+    }
+}
+
+fn seed_version_head() -> Vec<Vec<u8>> {
+    let head = |parent: Option<VersionId>, proof| VersionHead {
+        version: VersionId([1; 16]),
+        generation: 0,
+        parent,
+        parent_bytes: if parent.is_some() { 3 << 20 } else { 0 },
+        depth: parent.is_some().into(),
+        chain_bytes: 5000,
+        flat_runs: 17,
+        plain_bytes: 1 << 20,
+        literal_bytes: 1000,
+        spaces: vec![VersionId([3; 16])],
+        slices: vec![SliceInfo { plain_bytes: 1 << 20, literal_bytes: 1000 }],
+        proof,
+        sketch: Sketch(vec![1, 2, 3]),
+        extensions: Vec::new(),
+    };
+    let stream = Proof::Stream { root: Digest([5; 32]), leaves: vec![Digest([6; 32])] };
+    let records = [head(Some(VersionId([2; 16])), stream), head(None, Proof::Files { root: Digest([7; 32]) })];
+    records.iter().map(codec::encode).collect()
+}
+
+// Parts of records
+
+const FRAME_BYTES: usize = 44;
+
+/// The first bytes are the frame, which the record's head would give.
+fn feed_slice(input: &[u8]) {
+    let Some((frame, bytes)) = input.split_first_chunk::<FRAME_BYTES>() else { return };
+    let word = |n: usize| frame.get(8 * n..).and_then(<[u8]>::first_chunk::<8>).map_or(0, |w| u64::from_le_bytes(*w));
+    let spaces = frame.last_chunk::<4>().map_or(0, |w| u32::from_le_bytes(*w));
+    let frame = SliceFrame {
+        dst_start: word(0),
+        plain_bytes: word(1),
+        literal_start: word(2),
+        literal_bytes: word(3),
+        parent_bytes: word(4),
+        spaces,
+    };
+    let Ok(runs) = slice::decode(bytes, &frame) else { return };
+    let mut at = frame.dst_start;
+    for run in &runs {
+        assert_eq!(run.dst, at, "runs leave a gap");
+        at = run.dst_end();
+        assert!(run.space != PARENT || run.src_end() <= frame.parent_bytes, "a copy from beyond the parent");
+    }
+    assert_eq!(at, frame.dst_start + frame.plain_bytes);
+    assert_eq!(slice::decode(&slice::encode(&runs), &frame).as_ref(), Ok(&runs));
+}
+
+fn seed_slice() -> Vec<Vec<u8>> {
+    let runs = [
+        Run { dst: 100, src: 50, len: 10, space: slice::OWN },
+        Run { dst: 110, src: 300, len: 40, space: PARENT },
+        Run { dst: 150, src: 60, len: 5, space: slice::OWN },
+        Run { dst: 155, src: 900, len: 45, space: 1 },
+    ];
+    let mut seed = Vec::new();
+    for word in [100u64, 100, 50, 15, 1000] {
+        seed.extend_from_slice(&word.to_le_bytes());
+    }
+    seed.extend_from_slice(&2u32.to_le_bytes());
+    seed.extend_from_slice(&slice::encode(&runs));
+    vec![seed]
+}
+
+fn read_tree(parts: &[&[u8]]) -> Result<Vec<entry::Entry>, String> {
+    let mut reader = TreeReader::new();
+    let mut entries = Vec::new();
+    for part in parts {
+        reader.feed(part);
+        while let Some(entry) = reader.next_entry().map_err(|e| e.to_string())? {
+            entries.push(entry);
+        }
+    }
+    reader.finish().map(|_| entries).map_err(|e| e.to_string())
+}
+
+fn feed_tree(input: &[u8]) {
+    let (at, bytes) = cut(input);
+    let whole = read_tree(&[bytes]);
+    let (one, two) = bytes.split_at(at);
+    let halves = read_tree(&[one, two]);
+    assert_eq!(whole.is_ok(), halves.is_ok(), "a tree in two parts is judged in another way: {whole:?}, {halves:?}");
+    let Ok(entries) = whole else { return };
+    let mut writer = TreeWriter::new();
+    for entry in &entries {
+        if let entry::EntryKind::File(content) = &entry.kind {
+            let _ = content.stream_bytes();
+        }
+        if let Err(error) = writer.push(entry) {
+            panic!("an entry that was read cannot be written: {error}");
+        }
+    }
+    assert_eq!(read_tree(&[&writer.finish()]), Ok(entries));
+}
+
+fn seed_tree() -> Vec<Vec<u8>> {
+    use entry::{Entry, EntryKind, FileContent};
+    let file = FileContent { size: 5, hash: Digest([9; 32]), ..FileContent::default() };
+    let sparse = FileContent { size: 1 << 20, extents: vec![(4096, 4096)], sparse: true, ..file.clone() };
+    let entries = [
+        (b"/".as_slice(), EntryKind::Directory),
+        (b"/srv", EntryKind::Directory),
+        (b"/srv/app", EntryKind::Directory),
+        (b"/srv/app/a", EntryKind::File(file)),
+        (b"/srv/app/b", EntryKind::HardLink(b"/srv/app/a".to_vec())),
+        (b"/srv/app/c", EntryKind::Symlink(b"a".to_vec())),
+        (b"/srv/app/d", EntryKind::File(sparse)),
+        (b"/srv/app/e", EntryKind::Fifo),
+        (b"/srv/app/f", EntryKind::CharDevice { major: 1, minor: 3 }),
+    ];
+    let mut writer = TreeWriter::new();
+    for (path, kind) in entries {
+        let entry = Entry {
+            path: path.to_vec(),
+            kind,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            user: Some("root".into()),
+            group: None,
+            mtime_ns: 1_763_640_000_000_000_000,
+            ctime_ns: 1_763_640_000_000_000_001,
+            device: 42,
+            inode: 7,
+            xattrs: vec![(b"user.note".to_vec(), b"x".to_vec())],
+            read_ns: 1_763_640_005_000_000_000,
+        };
+        if let Err(error) = writer.push(&entry) {
+            panic!("the seed is no tree: {error}");
+        }
+    }
+    vec![[vec![90], writer.finish()].concat(), [vec![0], TreeWriter::new().finish()].concat()]
+}
+
+fn feed_compress(input: &[u8]) {
+    let Some((length, bytes)) = input.split_first_chunk::<3>() else { return };
+    let raw_len = usize::from(length[0]) | usize::from(length[1]) << 8 | usize::from(length[2] & 0x0f) << 16;
+    let (mut raw, mut packed) = (Vec::new(), Vec::new());
+    if compress::decompress_exact(bytes, raw_len, &mut raw).is_ok() {
+        assert_eq!(raw.len(), raw_len);
+    }
+    compress::compress(3, bytes, &mut packed);
+    assert!(compress::decompress_exact(&packed, bytes.len(), &mut raw).is_ok() && raw == bytes);
+}
+
+fn seed_compress() -> Vec<Vec<u8>> {
+    let text = b"the same words, the same words, and the same words again. ".repeat(20);
+    let mut packed = Vec::new();
+    compress::compress(3, &text, &mut packed);
+    let length = (text.len() as u32).to_le_bytes();
+    vec![[length.get(..3).unwrap_or_default(), &packed].concat(), vec![3, 0, 0, 0, b'a', b'b', b'c']]
+}
+
+// Texts
+
+fn context() -> Context {
+    let now = jiff::Timestamp::from_second(1_795_185_045).unwrap_or_default();
+    Context { now, tz: jiff::tz::TimeZone::get("Europe/Berlin").unwrap_or(jiff::tz::TimeZone::UTC) }
+}
+
+fn feed_selector(input: &[u8]) {
+    let context = context();
+    if let Ok(selector) = Selector::parse_bytes(input, &context) {
+        assert!(selector.path.as_ref().is_none_or(|path| !path.is_empty()));
+        assert_eq!(Selector::parse_bytes(input, &context), Ok(selector));
+    }
+}
+
+fn seed_selector() -> Vec<Vec<u8>> {
+    texts(&["latest", "latest~2:/srv/app", "@yesterday 14:00:/etc", "tag:a", "class:daily:x", "20240708_143022", "0123abcd"])
+}
+
+fn feed_time_spec(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let context = context();
+    if let Ok(moment) = parse_time(text, &context) {
+        assert!(moment.start <= moment.end, "{text} ends before it begins");
+        let _ = format_local(moment.end_ns(), &context.tz);
+    }
+}
+
+fn seed_time_spec() -> Vec<Vec<u8>> {
+    let forms = ["2026-11-20", "2026-11-20 14:00", "2026-11-20T14:00:30+01:00", "20261120_140030", "14:00", "now", "today"];
+    let words = ["yesterday 14:00", "last monday", "3h ago", "2 hours ago", "unix:1700000000"];
+    [texts(&forms), texts(&words)].concat()
+}
+
+fn feed_units(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Ok(bytes) = units::parse_size(text) {
+        assert_eq!(units::parse_size(&units::format_size_exact(bytes)), Ok(bytes));
+        let _ = units::format_size(bytes);
+    }
+    if let Ok(duration) = units::parse_duration(text) {
+        assert_eq!(units::parse_duration(&units::format_duration_exact(duration)), Ok(duration));
+        let _ = (units::format_duration(duration), units::format_age(duration));
+    }
+}
+
+fn seed_units() -> Vec<Vec<u8>> {
+    texts(&["10 KB", "1.5GiB", "512 MiB", "0", "18446744073709551615", "90s", "1h30m", "26h", "2w", "250ms"])
+}
+
+fn feed_secret_text(input: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(input)
+        && let Ok((kind, secret)) = secret_text::parse(text)
+    {
+        assert_eq!(secret_text::parse(&secret_text::block(&secret, kind)), Ok((kind, secret)));
+    }
+    let _ = Secret::from_key_file(input);
+}
+
+fn seed_secret_text() -> Vec<Vec<u8>> {
+    let block = |kind| secret_text::block(&[0x5a; 32].into(), kind).as_bytes().to_vec();
+    vec![block(secret_text::TextKind::KeyFile), block(secret_text::TextKind::Recovery)]
+}
+
+fn feed_conninfo(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let _ = holdfast::cli::args::url::mask_passwords(text);
+    if let Ok(pairs) = conninfo::parse(text)
+        && !pairs.is_empty()
+    {
+        assert_eq!(conninfo::parse(&conninfo::write(&pairs)).ok(), Some(pairs));
+    }
+}
+
+fn seed_conninfo() -> Vec<Vec<u8>> {
+    texts(&[
+        "postgres://backup:secret@127.0.0.1:5432/app?sslmode=require&connect_timeout=3",
+        "postgresql://%2Fvar%2Frun/db",
+        "host=/tmp dbname='my db' user=me password='it\\'s'",
+    ])
+}
+
+thread_local! {
+    /// Settings are read from files.
+    static FOLDER: Option<tempfile::TempDir> = tempfile::tempdir().ok();
+}
+
+fn feed_settings(input: &[u8]) {
+    FOLDER.with(|folder| {
+        let Some(folder) = folder else { panic!("no temporary folder") };
+        let file = folder.path().join("holdfast.toml");
+        if std::fs::write(&file, input).is_err() {
+            panic!("the temporary folder cannot be written");
+        }
+        let overrides = Overrides { config: Some(file), ..Overrides::default() };
+        if let Ok(settings) = Settings::load(&overrides, &Environment::empty(folder.path())) {
+            let _ = (holdfast::cli::settings::show_text(&settings), settings.configured_series("host"));
+        }
+    });
+}
+
+fn seed_settings() -> Vec<Vec<u8>> {
+    vec![include_bytes!("../../holdfast.example.toml").to_vec(), b"[repository]\nlocation = \"/r\"\n".to_vec()]
+}
+
+fn feed_ignore_rules(input: &[u8]) {
+    // patterns become automata, which are much longer than they are
+    let input = input.get(..1024).unwrap_or(input);
+    let (at, bytes) = cut(input);
+    let (patterns, file) = bytes.split_at(at);
+    let lines = String::from_utf8_lossy(patterns).lines().map(str::to_owned).collect::<Vec<_>>();
+    let Ok(rules) = Rules::new(lines, true) else { return };
+    let Ok(root) = rules.for_root(&[b"/srv/app"]) else { return };
+    let (inner, _) = root.with_ignore_file(b"sub", file);
+    for path in [b"a.log".as_slice(), b"sub/a.log", b"sub/tmp", b"sub/\xff\xfe", b".git", patterns, file] {
+        let _ = (root.exclusion(path, false), inner.exclusion(path, true));
+    }
+}
+
+fn seed_ignore_rules() -> Vec<Vec<u8>> {
+    vec![b"\x80*.log\n/srv/app/tmp/\n!keep.log\n[a-c]?\n**/x/**\n# note\n".to_vec(), b"\x00/build\n*.o\n".to_vec()]
+}
+
+// Streams of databases
+
+fn feed_custom_archive(input: &[u8]) {
+    let (at, bytes) = cut(input);
+    let judge = |parts: &[&[u8]]| {
+        let mut reader = CustomArchive::default();
+        parts.iter().for_each(|part| reader.feed(part));
+        reader.finish()
+    };
+    let (one, two) = bytes.split_at(at);
+    assert_eq!(judge(&[bytes]), judge(&[one, two]), "an archive in two parts is judged in another way");
+}
+
+/// The beginning of an archive as `pg_dump` 15 writes it: one table, one table's data.
+fn seed_custom_archive() -> Vec<Vec<u8>> {
+    fn int(out: &mut Vec<u8>, value: i32) {
+        out.push(u8::from(value < 0));
+        out.extend_from_slice(&value.unsigned_abs().to_le_bytes());
+    }
+    fn text(out: &mut Vec<u8>, value: &str) {
+        int(out, i32::try_from(value.len()).unwrap_or(0));
+        out.extend_from_slice(value.as_bytes());
+    }
+    let mut out = b"\x40PGDMP\x01\x0e\x00\x04\x08\x01".to_vec();
+    [0, 41, 25, 13, 21, 10, 126, 0].iter().for_each(|value| int(&mut out, *value));
+    ["app", "15.18", "15.18"].iter().for_each(|value| text(&mut out, value));
+    int(&mut out, 1);
+    int(&mut out, 2);
+    int(&mut out, 1);
+    for value in ["0", "0", "item", "TABLE DATA"] {
+        text(&mut out, value);
+    }
+    int(&mut out, 3);
+    for value in ["", "", "COPY item FROM stdin;\n", "public"] {
+        text(&mut out, value);
+    }
+    int(&mut out, -1);
+    int(&mut out, -1);
+    text(&mut out, "owner");
+    text(&mut out, "false");
+    text(&mut out, "17");
+    int(&mut out, -1);
+    out.push(2);
+    out.extend_from_slice(&[0; 8]);
+    out.push(1);
+    int(&mut out, 2);
+    int(&mut out, 4);
+    out.extend_from_slice(b"1\ta\n");
+    int(&mut out, 0);
+    vec![out]
+}
+
+fn feed_plain_dump(input: &[u8]) {
+    let (at, bytes) = cut(input);
+    let kind = PlainKind::of(bytes).unwrap_or(PlainKind::PgDump);
+    let judge = |parts: &[&[u8]]| {
+        let mut reader = PlainDump::new(kind);
+        parts.iter().for_each(|part| reader.feed(part));
+        reader.finish()
+    };
+    let (one, two) = bytes.split_at(at);
+    assert_eq!(judge(&[bytes]), judge(&[one, two]), "a dump in two parts is judged in another way");
+}
+
+fn seed_plain_dump() -> Vec<Vec<u8>> {
+    let postgres = "\x40--\n-- PostgreSQL database dump\n--\n\n\\restrict abc\n\n-- Dumped from database version 15.18\n\n\
+        COPY public.item (id, name) FROM stdin;\n1\ta\n2\tb\n\\.\n\n--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc\n";
+    let cluster = "\x40--\n-- PostgreSQL database cluster dump\n--\n\nCREATE ROLE app;\n\n--\n-- PostgreSQL database cluster dump complete\n--\n";
+    let mysql = "\x40-- MySQL dump 10.13  Distrib 8.0.36\n--\nINSERT INTO `t` VALUES (1),(2);\n-- Dump completed on 2026-11-20 14:00:00\n";
+    texts(&[postgres, cluster, mysql])
+}

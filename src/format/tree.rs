@@ -11,10 +11,10 @@
 //! tree    = version(1 byte, 0x01) node* end
 //! node    = length(varint, 1..=16 MiB) body(`length` bytes) [node* end]     the bracket only for a directory
 //! end     = 0x00                              leaves the directory; at the top it ends the tree, nothing follows
-//! body    = kind(1 byte) name(bytes) mode(u16) uid(varint) gid(varint) user(text) group(text)
-//!           mtime(i64) ctime(i64) device(varint) inode(varint) read(i64) xattrs rest
+//! body    = kind(1 byte) name(bytes) mode(u16) uid(varint) gid(varint) user(text) group(text) xattrs
+//!           seconds(zigzag) nanoseconds(varint, below 10^9) rest            the two of the modification time
 //! xattrs  = count(varint) { name(bytes) value(bytes) }*count                 names ascending, each once
-//! rest    = kind 1, file:             flags(1 byte) size(varint) hash(32 bytes) [extents]
+//! rest    = kind 1, file:             flags(1 byte) [identity(6 bytes)] size(varint) hash(32 bytes) [extents]
 //!           kind 2, directory:        nothing
 //!           kind 3, symbolic link:    target(bytes)
 //!           kind 4, hard link:        path(bytes)    of the first name, absolute, as `/srv/app/x`
@@ -22,25 +22,30 @@
 //!           kind 6, socket:           nothing
 //!           kind 7, character device: major(varint) minor(varint)
 //!           kind 8, block device:     major(varint) minor(varint)
-//! flags   = bit 0: sparse, extents follow; bit 1: torn (changed while it was read); other bits zero
+//! flags   = bit 0: sparse, extents follow; bit 1: torn (changed while it was read); bit 2: settled, identity follows;
+//!           other bits zero, bits 1 and 2 never both set
 //! extents = count(varint) { gap(varint) length(varint) }*count               gap: from the end of the extent before
 //!
 //! varint  = unsigned LEB128: 7 bits a byte, least significant first, top bit set on all bytes but the last; at most
 //!           64 bits of value, and no more bytes than the value needs
 //! bytes   = length(varint) and that many bytes
 //! text    = 0x00 for none; otherwise (length + 1)(varint) and `length` bytes of UTF-8
-//! u16,i64 = little-endian, fixed width, i64 as two's complement
+//! zigzag  = varint of 2n for n >= 0, of -2n - 1 for n < 0
+//! u16     = little-endian, fixed width
 //! ```
 //! - A directory's node is followed by the nodes of what it holds, then `end`. The top of the stream stands for `/`;
 //!   its own metadata may come first of all, as a directory (kind 2) with an empty name, which takes no `end`.
 //! - Names are raw bytes of one path component: not empty, not `.` or `..`, no `/`, no NUL. In one directory they
 //!   ascend strictly in byte order. A whole path has at most 4,096 bytes.
-//! - `mode` holds the permission bits (0o7777); times are nanoseconds since 1970 UTC; `read` is when the contents were
-//!   read and 0 for what has none; `hash` is BLAKE3 of the stored bytes: the whole file, or its extents one after the
-//!   other. An extent is not empty, all but the first have a gap of at least 1, and the last ends within `size`.
+//! - `mode` holds the permission bits (0o7777). The modification time is `seconds` (since 1970 UTC, rounded down) and
+//!   `nanoseconds`; in nanoseconds it fits 64 bits with a sign.
+//! - `hash` is BLAKE3 of the stored bytes: the whole file, or its extents one after the other. An extent is not empty,
+//!   all but the first have a gap of at least 1, and the last ends within `size`.
+//! - `identity` tells a later run whether the file is still the same one, unchanged ([`FileIdentity`]); it stands only
+//!   where that can be told. What changes when a tree is copied afresh (modification time, identity) stands in one place.
 //! - Limits: user, group 1,024 bytes; target 4,096; an xattr name 1,024 and value 16 MiB; 65,536 xattrs and extents.
 
-use crate::domain::entry::{Entry, EntryKind, FileContent};
+use crate::domain::entry::{Entry, EntryKind, FileContent, FileIdentity};
 use crate::domain::id::Digest;
 use std::cmp::Ordering;
 
@@ -56,6 +61,8 @@ pub const NODE_BYTES_MAX: usize = 16 << 20;
 pub const OWNER_BYTES_MAX: usize = 1024;
 /// Longest target of a symbolic link, bytes.
 pub const LINK_BYTES_MAX: usize = 4096;
+/// Nanoseconds in a second.
+const SECOND_NS: i64 = 1_000_000_000;
 /// Most extended attributes of one entry.
 pub const XATTRS_MAX: usize = 65_536;
 /// Longest name of an extended attribute, bytes.
@@ -265,6 +272,9 @@ fn entry_fault(entry: &Entry) -> Option<&'static str> {
 }
 
 fn content_fault(content: &FileContent) -> Option<&'static str> {
+    if content.torn && content.identity.is_some() {
+        return Some("a torn file that claims to be settled");
+    }
     if !content.sparse {
         return (!content.extents.is_empty()).then_some("extents of a file that is not sparse");
     }
@@ -288,6 +298,13 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+/// Seconds and nanoseconds apart: most programs that set times set whole seconds, and times near each other share bytes.
+fn put_time(out: &mut Vec<u8>, time_ns: i64) {
+    let seconds = time_ns.div_euclid(SECOND_NS);
+    put_varint(out, ((seconds << 1) ^ (seconds >> 63)).cast_unsigned());
+    put_varint(out, time_ns.rem_euclid(SECOND_NS).cast_unsigned());
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -323,16 +340,12 @@ fn encode_body(out: &mut Vec<u8>, entry: &Entry, name: &[u8]) {
     put_varint(out, entry.gid.into());
     put_text(out, entry.user.as_deref());
     put_text(out, entry.group.as_deref());
-    out.extend_from_slice(&entry.mtime_ns.to_le_bytes());
-    out.extend_from_slice(&entry.ctime_ns.to_le_bytes());
-    put_varint(out, entry.device);
-    put_varint(out, entry.inode);
-    out.extend_from_slice(&entry.read_ns.to_le_bytes());
     put_varint(out, entry.xattrs.len() as u64);
     for (name, value) in &entry.xattrs {
         put_bytes(out, name);
         put_bytes(out, value);
     }
+    put_time(out, entry.mtime_ns);
     match &entry.kind {
         EntryKind::File(content) => encode_content(out, content),
         EntryKind::Symlink(bytes) | EntryKind::HardLink(bytes) => put_bytes(out, bytes),
@@ -345,7 +358,11 @@ fn encode_body(out: &mut Vec<u8>, entry: &Entry, name: &[u8]) {
 }
 
 fn encode_content(out: &mut Vec<u8>, content: &FileContent) {
-    out.push(u8::from(content.sparse) | u8::from(content.torn) << 1);
+    let settled = content.identity.is_some();
+    out.push(u8::from(content.sparse) | u8::from(content.torn) << 1 | u8::from(settled) << 2);
+    if let Some(FileIdentity(identity)) = &content.identity {
+        out.extend_from_slice(identity);
+    }
     put_varint(out, content.size);
     out.extend_from_slice(&content.hash.0);
     if content.sparse {
@@ -525,7 +542,14 @@ impl<'a> Cursor<'a> {
     }
 
     fn time(&mut self) -> Result<i64, &'static str> {
-        Ok(i64::from_le_bytes(self.array()?))
+        let coded = self.varint()?;
+        let seconds = (coded >> 1).cast_signed() ^ -(coded & 1).cast_signed();
+        let below = self.varint()?;
+        if below >= SECOND_NS.cast_unsigned() {
+            return Err("a time with a second or more of nanoseconds");
+        }
+        let time = i128::from(seconds) * i128::from(SECOND_NS) + i128::from(below);
+        i64::try_from(time).map_err(|_| "a time that does not fit 64 bits")
     }
 
     fn bytes(&mut self) -> Result<&'a [u8], &'static str> {
@@ -569,11 +593,7 @@ fn decode_body(body: &[u8], directory: &[u8]) -> Result<Entry, &'static str> {
         gid: cursor.number32()?,
         user: cursor.text()?,
         group: cursor.text()?,
-        mtime_ns: cursor.time()?,
-        ctime_ns: cursor.time()?,
-        device: cursor.varint()?,
-        inode: cursor.varint()?,
-        read_ns: cursor.time()?,
+        mtime_ns: 0,
         xattrs: Vec::new(),
     };
     let count = cursor.count()?;
@@ -581,6 +601,7 @@ fn decode_body(body: &[u8], directory: &[u8]) -> Result<Entry, &'static str> {
     for _ in 0..count {
         entry.xattrs.push((cursor.bytes()?.to_vec(), cursor.bytes()?.to_vec()));
     }
+    entry.mtime_ns = cursor.time()?;
     entry.kind = match tag {
         1 => EntryKind::File(decode_content(&mut cursor)?),
         2 => EntryKind::Directory,
@@ -603,10 +624,11 @@ fn decode_body(body: &[u8], directory: &[u8]) -> Result<Entry, &'static str> {
 
 fn decode_content(cursor: &mut Cursor<'_>) -> Result<FileContent, &'static str> {
     let [flags] = cursor.array()?;
-    if flags > 3 {
+    if flags > 7 {
         return Err("unknown flags");
     }
-    let (sparse, torn) = (flags & 1 != 0, flags & 2 != 0);
+    let (sparse, torn, settled) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+    let identity = if settled { Some(FileIdentity(cursor.array()?)) } else { None };
     let size = cursor.varint()?;
     let hash = Digest(cursor.array()?);
     let mut extents = Vec::new();
@@ -621,7 +643,7 @@ fn decode_content(cursor: &mut Cursor<'_>) -> Result<FileContent, &'static str> 
             end = offset.checked_add(length).ok_or("extents beyond the end")?;
         }
     }
-    Ok(FileContent { size, extents, sparse, hash, torn })
+    Ok(FileContent { size, extents, sparse, hash, torn, identity })
 }
 
 #[cfg(test)]

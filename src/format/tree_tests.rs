@@ -13,17 +13,15 @@ fn entry(path: &[u8], kind: EntryKind) -> Entry {
         user: Some("alice".into()),
         group: Some("staff".into()),
         mtime_ns: 1_790_000_000_123_456_789,
-        ctime_ns: 1_790_000_000_223_456_789,
-        device: 65024,
-        inode: 1_234_567,
         xattrs: Vec::new(),
-        read_ns: 1_790_000_100_000_000_000,
     }
 }
 
+const IDENTITY: Option<FileIdentity> = Some(FileIdentity([0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6]));
+
 fn file(path: &[u8]) -> Entry {
     let hash = Digest(*blake3::hash(path).as_bytes());
-    entry(path, EntryKind::File(FileContent { size: 12_345, hash, ..FileContent::default() }))
+    entry(path, EntryKind::File(FileContent { size: 12_345, hash, identity: IDENTITY, ..FileContent::default() }))
 }
 
 fn encode(entries: &[Entry]) -> Result<Vec<u8>, TreeError> {
@@ -54,6 +52,7 @@ fn every_kind() -> Vec<Entry> {
         sparse: true,
         hash: Digest([7; 32]),
         torn: true,
+        identity: None,
     };
     let mut with_xattrs = file(b"/srv/xattrs");
     with_xattrs.xattrs = vec![(b"user.a".to_vec(), vec![]), (b"user.b".to_vec(), vec![0, 255, 10])];
@@ -91,26 +90,30 @@ fn every_kind_survives_in_pieces_of_any_size() {
 fn the_bytes_are_as_the_format_says() {
     let mut one = entry(b"/a", EntryKind::Symlink(b"b".to_vec()));
     one.user = None;
-    one.mtime_ns = 1;
-    one.ctime_ns = -1;
-    one.read_ns = 0;
+    one.mtime_ns = -1;
     one.xattrs = vec![(b"x".to_vec(), b"y".to_vec())];
-    let body = "03 01 61 a401 e807 e807 00 06 7374616666 0100000000000000 ffffffffffffffff 80fc03 87ad4b \
-                0000000000000000 01 01 78 01 79 01 62";
-    let body = data_encoding::HEXLOWER.decode(body.replace(' ', "").as_bytes()).expect("hex");
-    let mut expected = vec![1, body.len() as u8];
-    expected.extend(body);
+    let link = "03 01 61 a401 e807 e807 00 06 7374616666 01 01 78 01 79 01 ff93ebdc03 01 62";
+    let content = FileContent { size: 300, hash: Digest([0x77; 32]), identity: IDENTITY, ..FileContent::default() };
+    let mut two = entry(b"/b", EntryKind::File(content));
+    (two.user, two.group, two.mtime_ns) = (None, None, 1_000_000_000);
+    let file = format!("01 01 62 a401 e807 e807 00 00 00 02 00 04 a1a2a3a4a5a6 ac02 {}", "77".repeat(32));
+    let mut expected = vec![1];
+    for body in [link, &file] {
+        let body = data_encoding::HEXLOWER.decode(body.replace(' ', "").as_bytes()).expect("hex");
+        expected.push(body.len() as u8);
+        expected.extend(body);
+    }
     expected.push(0);
-    assert_eq!(encode(&[one]), Ok(expected));
+    assert_eq!(encode(&[one, two]), Ok(expected));
     assert_eq!(encode(&[]), Ok(vec![1, 0]));
 }
 
 #[test]
-fn an_ordinary_file_takes_at_most_110_bytes_and_one_more_file_is_one_run() {
+fn an_ordinary_file_takes_at_most_90_bytes_and_one_more_file_is_one_run() {
     let mut entries = vec![entry(b"/srv", EntryKind::Directory)];
     entries.extend((0..100).map(|n| file(format!("/srv/module_{n:04}.py").as_bytes())));
     let without = encode(&entries).expect("in order");
-    assert!(without.len() / 101 <= 110, "{}", without.len() / 101);
+    assert!(without.len() / 101 <= 90, "{}", without.len() / 101);
     entries.insert(50, file(b"/srv/module_0048x.py"));
     let with = encode(&entries).expect("in order");
     let prefix = with.iter().zip(&without).take_while(|(a, b)| a == b).count();
@@ -123,6 +126,7 @@ fn a_writer_refuses_what_a_reader_would_refuse() {
     let dir = |path: &[u8]| entry(path, EntryKind::Directory);
     let mut mode = file(b"/a");
     mode.mode = 0o10000;
+    let torn = FileContent { torn: true, identity: IDENTITY, ..FileContent::default() };
     let mut twice = file(b"/a");
     twice.xattrs = vec![(b"x".to_vec(), vec![]), (b"x".to_vec(), vec![])];
     let overlap = FileContent { size: 10, extents: vec![(0, 5), (5, 5)], sparse: true, ..FileContent::default() };
@@ -148,6 +152,7 @@ fn a_writer_refuses_what_a_reader_would_refuse() {
         vec![entry(b"/l", EntryKind::HardLink(b"/a/../b".to_vec()))],
         vec![mode],
         vec![twice],
+        vec![entry(b"/a", EntryKind::File(torn))],
         vec![entry(b"/a", EntryKind::File(overlap))],
         vec![entry(b"/a", EntryKind::File(beyond))],
     ];
@@ -178,6 +183,30 @@ fn cut_extended_and_foreign_trees_are_refused() {
 }
 
 #[test]
+fn times_have_one_encoding_and_fit_64_bits() {
+    for mtime_ns in [i64::MIN, -1_000_000_001, -1_000_000_000, -1, 0, 1, 999_999_999, 1_000_000_000, i64::MAX] {
+        let entries = vec![Entry { mtime_ns, ..file(b"/a") }];
+        assert_eq!(decode(&encode(&entries).expect("in order"), 64), Ok(entries));
+    }
+    let tree = |time: &str| {
+        let body = format!("05 01 61 a401 00 00 00 00 00 {time}").replace(' ', "");
+        let body = data_encoding::HEXLOWER.decode(body.as_bytes()).expect("hex");
+        decode(&[&[1, body.len() as u8], body.as_slice(), &[0]].concat(), 64)
+    };
+    assert_eq!(tree("02 ff93ebdc03").expect("a time")[0].mtime_ns, 1_999_999_999);
+    let wrong = [
+        "02 8094ebdc03",                   // 10^9 nanoseconds
+        "8200 00",                         // a number longer than it needs to be
+        "88f48bdc44 80b0cb9703",           // 2^63 nanoseconds
+        "ffffffffffffffffff01 00",         // the most negative number of seconds
+        "feffffffffffffffff01 ff93ebdc03", // the largest
+    ];
+    for time in wrong {
+        assert!(matches!(tree(time), Err(TreeError::Damaged { .. })), "{time}");
+    }
+}
+
+#[test]
 fn order_of_paths_is_the_order_of_the_tree() {
     let entries = every_kind();
     for pair in entries.windows(2) {
@@ -194,8 +223,10 @@ fn names() -> impl Strategy<Value = Vec<u8>> {
 
 fn kinds() -> impl Strategy<Value = EntryKind> {
     let bytes = proptest::collection::vec(1u8.., 1..20);
-    let ordinary = (any::<u64>(), any::<[u8; 32]>(), any::<bool>()).prop_map(|(size, hash, torn)| {
-        EntryKind::File(FileContent { size, hash: Digest(hash), torn, ..FileContent::default() })
+    let ordinary = (any::<u64>(), any::<[u8; 32]>(), any::<Option<[u8; 6]>>(), any::<bool>());
+    let ordinary = ordinary.prop_map(|(size, hash, identity, torn)| {
+        let (identity, torn) = (identity.map(FileIdentity), torn && identity.is_none());
+        EntryKind::File(FileContent { size, hash: Digest(hash), torn, identity, ..FileContent::default() })
     });
     let sparse = proptest::collection::vec((1u64..1 << 40, 1u64..1 << 40), 0..6).prop_map(|spans| {
         let (mut end, mut extents) = (0, Vec::new());
@@ -225,15 +256,14 @@ fn xattrs() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u8>)>> {
 
 /// Random trees: each element names its place by an index into the directories made before it.
 fn trees() -> impl Strategy<Value = Vec<Entry>> {
-    let owner = (any::<u32>(), proptest::option::of("[a-zé]{0,6}"), 0u32..0o10000, any::<(i64, i64, u64, u64, i64)>());
+    let owner = (any::<u32>(), proptest::option::of("[a-zé]{0,6}"), 0u32..0o10000, any::<i64>());
     let element = (any::<prop::sample::Index>(), names(), kinds(), owner, xattrs());
     proptest::collection::vec(element, 0..40).prop_map(|elements| {
         let mut directories = vec![Vec::new()];
         let mut found = std::collections::BTreeMap::new();
-        for (place, name, kind, (id, user, mode, numbers), xattrs) in elements {
+        for (place, name, kind, (id, user, mode, mtime_ns), xattrs) in elements {
             let path = [place.get(&directories).as_slice(), b"/", &name].concat();
-            let mut entry = Entry { mode, user, xattrs, uid: id, gid: !id, ..entry(&path, kind) };
-            (entry.mtime_ns, entry.ctime_ns, entry.device, entry.inode, entry.read_ns) = numbers;
+            let entry = Entry { mode, user, mtime_ns, xattrs, uid: id, gid: !id, ..entry(&path, kind) };
             if let std::collections::btree_map::Entry::Vacant(free) = found.entry(path) {
                 if entry.kind == EntryKind::Directory {
                     directories.push(free.key().clone());

@@ -840,7 +840,11 @@ class TreeNode(Record):
         return None if length == 0 else self.take(length - 1).decode("utf-8")
 
     def time(self):
-        return struct.unpack("<q", self.take(8))[0]
+        zigzag, nanoseconds = self.uint(), self.uint()
+        time = ((zigzag >> 1) ^ -(zigzag & 1)) * 10**9 + nanoseconds
+        if nanoseconds >= 10**9 or not -2**63 <= time < 2**63:
+            raise Damaged("a time that cannot be")
+        return time
 
 
 def read_tree(data):
@@ -860,8 +864,8 @@ def read_tree(data):
         kind, name = node.u8(), node.bytes()
         mode = struct.unpack("<H", node.take(2))[0]
         uid, gid, _user, _group = node.uint(), node.uint(), node.text(), node.text()
-        mtime, _ctime, _device, _inode, _read = node.time(), node.time(), node.uint(), node.uint(), node.time()
         xattrs = node.list(lambda: (node.bytes(), node.bytes()))
+        mtime = node.time()
         rest = None
         if kind == 1:
             rest = read_file(node)
@@ -888,9 +892,12 @@ def read_tree(data):
 
 def read_file(node):
     """(size, hash, extents or None, torn)"""
-    flags, size, digest = node.u8(), node.uint(), node.digest()
-    if flags > 3:
+    flags = node.u8()
+    if flags > 7 or flags & 6 == 6:
         raise Damaged("tree: unknown flags")
+    if flags & 4:
+        node.take(6)  # identity: for the next backup only
+    size, digest = node.uint(), node.digest()
     extents, end = None, 0
     if flags & 1:
         extents = []

@@ -1,7 +1,7 @@
 //! A small repository that has every kind of object and every kind of record: two key slots, two data packs and more,
 //! index objects, a chain of five edits, a full recipe on top of it, a files source with its tree.
 
-use holdfast::domain::entry::{Entry, EntryKind, FileContent};
+use holdfast::domain::entry::{Entry, EntryKind, FileContent, FileIdentity};
 use holdfast::domain::id::{Digest, SnapshotId, VersionId};
 use holdfast::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole, SystemInfo};
 use holdfast::domain::system::{FixedClock, Random, SeededRandom};
@@ -187,11 +187,7 @@ fn entry(path: &[u8], kind: EntryKind) -> Entry {
         user: Some("app".to_owned()),
         group: None,
         mtime_ns: 1_700_000_000_123_456_789,
-        ctime_ns: 1_700_000_000_123_456_789,
-        device: 1,
-        inode: 2,
         xattrs: vec![(b"user.k".to_vec(), b"v".to_vec())],
-        read_ns: 0,
     }
 }
 
@@ -199,7 +195,8 @@ fn tree_of(files: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<Entry> {
     let mut entries = vec![entry(b"/srv", EntryKind::Directory), entry(b"/srv/app", EntryKind::Directory)];
     for (path, bytes) in files {
         let hash = Digest(*blake3::hash(bytes).as_bytes());
-        let content = FileContent { size: bytes.len() as u64, hash, ..FileContent::default() };
+        let identity = Some(FileIdentity([1, 2, 3, 4, 5, 6]));
+        let content = FileContent { size: bytes.len() as u64, hash, identity, ..FileContent::default() };
         entries.push(entry(path, EntryKind::File(content)));
     }
     entries.push(entry(b"/srv/link", EntryKind::Symlink(b"app/a.txt".to_vec())));

@@ -229,11 +229,7 @@ mod tests {
             user: None,
             group: None,
             mtime_ns: 0,
-            ctime_ns: 0,
-            device: 0,
-            inode: 0,
             xattrs: Vec::new(),
-            read_ns: 0,
         };
         for (kind, mode, text) in [
             (EntryKind::Directory, 0o755, "drwxr-xr-x"),

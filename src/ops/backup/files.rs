@@ -15,7 +15,7 @@ use crate::repository::reading::{PlacedEntry, TreeCursor};
 use crate::repository::session::BackupSession;
 use crate::repository::stream_writer::{StreamSettings, StreamWriter};
 use crate::source::SourceError;
-use crate::source::files::metadata::Owners;
+use crate::source::files::metadata::{Found, Owners};
 use crate::source::files::read::{FileReader, ReadError, is_unchanged};
 use crate::source::files::rules::Rules;
 use crate::source::files::walk::{Walk, WalkOptions};
@@ -115,12 +115,12 @@ pub(super) fn save(
     let options = WalkOptions { rules, one_file_system: scope.one_file_system, owners: owners.clone(), threads: 2 };
     let mut walk = Walk::new(&scope.roots, options)?;
     let mut run = FilesRun::new(saving, session, owners)?;
-    while let Some(entry) = walk.next() {
-        let entry = entry?;
+    while let Some(found) = walk.next() {
+        let found = found?;
         if saving.means.cancel.is_cancelled() {
             return Err(SourceError::Interrupted.into());
         }
-        run.entry(session, &mut walk, entry, record)?;
+        run.entry(session, &mut walk, found, record)?;
         for warning in walk.take_warnings() {
             run.warn(record, warning);
         }
@@ -181,15 +181,15 @@ impl<'a> FilesRun<'a> {
         &mut self,
         session: &mut BackupSession,
         walk: &mut Walk,
-        entry: Entry,
+        found: Found,
         record: &mut SourceRecord,
     ) -> Result<(), SaveError> {
-        let entry = match entry.kind {
-            EntryKind::File(_) => match self.file(session, walk, entry, record)? {
+        let entry = match found.entry.kind {
+            EntryKind::File(_) => match self.file(session, walk, found, record)? {
                 Some(entry) => entry,
                 None => return Ok(()),
             },
-            _ => entry,
+            _ => found.entry,
         };
         if let EntryKind::File(file) = &entry.kind {
             self.root.update(&file.stream_bytes().to_le_bytes());
@@ -220,30 +220,30 @@ impl<'a> FilesRun<'a> {
         &mut self,
         session: &mut BackupSession,
         walk: &mut Walk,
-        entry: Entry,
+        found: Found,
         record: &mut SourceRecord,
     ) -> Result<Option<Entry>, SaveError> {
         let known = match &mut self.parent {
-            Some(parent) => parent.find(session, &entry.path)?.cloned(),
+            Some(parent) => parent.find(session, &found.entry.path)?.cloned(),
             None => None,
         };
         if let Some(known) = &known
             && let EntryKind::File(stored) = &known.entry.kind
         {
-            if is_unchanged(&known.entry, &entry) {
+            if is_unchanged(&known.entry, &found) {
                 self.content.copy_parent(session, known.content_offset, stored.stream_bytes())?;
                 self.read.push(false);
                 self.unmodified += 1;
                 let kind = EntryKind::File(stored.clone());
-                return Ok(Some(Entry { kind, read_ns: known.entry.read_ns, ..entry }));
+                return Ok(Some(Entry { kind, ..found.entry }));
             }
             self.content.hint(known.content_offset);
         }
         let (content, clock) = (&mut self.content, self.saving.means.clock);
-        match self.reader.read(&entry, clock, |bytes| content.push(session, bytes)) {
+        match self.reader.read(&found, clock, |bytes| content.push(session, bytes)) {
             Ok(read) => {
                 if read.replaced {
-                    walk.forget_first_name(&entry);
+                    walk.forget_first_name(&found);
                 }
                 if let Some(warning) = read.warning {
                     self.torn += 1;
@@ -258,7 +258,7 @@ impl<'a> FilesRun<'a> {
                 Ok(Some(read.entry))
             }
             Err(ReadError::Skipped(warning)) => {
-                walk.forget_first_name(&entry);
+                walk.forget_first_name(&found);
                 self.unreadable += 1;
                 self.warn(record, warning);
                 Ok(None)

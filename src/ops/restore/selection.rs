@@ -212,11 +212,7 @@ mod tests {
             user: None,
             group: None,
             mtime_ns: 0,
-            ctime_ns: 0,
-            device: 0,
-            inode: 0,
             xattrs: Vec::new(),
-            read_ns: 0,
         };
         PlacedEntry { entry, content_offset: 7 }
     }

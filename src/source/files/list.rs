@@ -3,7 +3,7 @@
 //! Memory: the names of the directory, packed, and the entries of one batch. A directory of a million files costs
 //! some 40 MB while it is walked, not a million entries.
 
-use super::metadata::{Facts, OwnerNames, Owners, XattrReader, link_target};
+use super::metadata::{Facts, Found, OwnerNames, Owners, XattrReader, link_target};
 use super::open::open_without_links;
 use super::roots::{Place, path_error};
 use super::rules::{CACHE_TAG_FILE, CACHE_TAG_SIGNATURE, Exclusion, IGNORE_FILE, RootRules};
@@ -63,7 +63,7 @@ impl Scan {
 /// One entry of a directory.
 #[derive(Debug)]
 pub(crate) struct Child {
-    pub(crate) entry: Entry,
+    pub(crate) found: Found,
     /// Number of names that it has.
     pub(crate) links: u64,
     /// Set when it is a directory that is to be entered, until the threads know it.
@@ -365,8 +365,9 @@ impl Look<'_> {
         let owners = self.owners(facts.uid, facts.gid);
         let dir = is_directory.then(|| self.descent(&path, place, excluded.is_some(), facts.device)).flatten();
         let Some(mut entry) = facts.entry(path, link, owners) else { return };
-        self.read_xattrs(&mut entry, name);
-        self.listing.children.push(Child { entry, links: facts.links, dir, entered: false });
+        self.read_xattrs(&mut entry, facts.device, name);
+        let found = Found { entry, stamp: facts.stamp() };
+        self.listing.children.push(Child { found, links: facts.links, dir, entered: false });
     }
 
     fn owners(&mut self, uid: u32, gid: u32) -> OwnerNames {
@@ -407,13 +408,13 @@ impl Look<'_> {
         (scan.is_some() || leads_on).then(|| Dir { path: path.to_vec(), place: place.cloned(), scan })
     }
 
-    fn read_xattrs(&mut self, entry: &mut Entry, name: &[u8]) {
-        if self.no_xattrs_on == Some(entry.device) {
+    fn read_xattrs(&mut self, entry: &mut Entry, device: u64, name: &[u8]) {
+        if self.no_xattrs_on == Some(device) {
             return;
         }
         match self.xattrs.read_at(self.handle, name, &entry.path) {
             Ok(xattrs) => entry.xattrs = xattrs,
-            Err(Errno::OPNOTSUPP) => self.no_xattrs_on = Some(entry.device),
+            Err(Errno::OPNOTSUPP) => self.no_xattrs_on = Some(device),
             // Gone since stat; opening it will say so.
             Err(Errno::NOENT) => {}
             Err(error) => {

@@ -3,7 +3,7 @@
 //! Invariant: nothing here opens an entry; extended attributes are read through the directory's handle, so a directory
 //! that is swapped for a link meanwhile cannot lend us another file's attributes.
 
-use crate::domain::entry::{Entry, EntryKind, FileContent};
+use crate::domain::entry::{Entry, EntryKind, FileContent, FileIdentity};
 use crate::format::tree::{LINK_BYTES_MAX, OWNER_BYTES_MAX};
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsRawFd, BorrowedFd};
@@ -49,6 +49,43 @@ impl Owners {
         });
         (user, group.clone())
     }
+}
+
+/// Context of the key that fingerprints are made with.
+const IDENTITY_CONTEXT: &str = "holdfast v1 file identity";
+
+/// What changes when a file changes or another one takes its place. The tree keeps no more of it than a fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Change time, nanoseconds.
+    pub ctime_ns: i64,
+    /// Device it is on.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+impl Stamp {
+    /// The fingerprint that the tree keeps: the first six bytes of BLAKE3 (`derive_key`) over the three numbers, each
+    /// as eight bytes, little-endian.
+    pub fn identity(&self) -> FileIdentity {
+        let mut hasher = blake3::Hasher::new_derive_key(IDENTITY_CONTEXT);
+        hasher.update(&self.ctime_ns.to_le_bytes());
+        hasher.update(&self.device.to_le_bytes());
+        hasher.update(&self.inode.to_le_bytes());
+        let mut identity = [0; 6];
+        hasher.finalize_xof().fill(&mut identity);
+        FileIdentity(identity)
+    }
+}
+
+/// An entry as it stands on disk. A regular file's has neither hash nor identity yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The entry.
+    pub entry: Entry,
+    /// What tells this file, as it is now, from others.
+    pub stamp: Stamp,
 }
 
 /// The answers of `stat` that entries and comparisons need, in types that do not depend on the machine.
@@ -122,12 +159,13 @@ impl Facts {
             user: owners.0,
             group: owners.1,
             mtime_ns: self.mtime_ns,
-            ctime_ns: self.ctime_ns,
-            device: self.device,
-            inode: self.inode,
             xattrs: Vec::new(),
-            read_ns: 0,
         })
+    }
+
+    /// What tells this file, as it is now, from others.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { ctime_ns: self.ctime_ns, device: self.device, inode: self.inode }
     }
 }
 

@@ -78,7 +78,7 @@ impl Shared {
         let mut found = 0;
         for child in &mut listing.children {
             if let Some(dir) = child.dir.take() {
-                state.pending.insert(key(&child.entry.path), dir);
+                state.pending.insert(key(&child.found.entry.path), dir);
                 found += 1;
             }
         }

@@ -3,7 +3,7 @@
 //! Invariant: what the entry says about its contents (size, extents, hash) is about the bytes that were delivered,
 //! whatever the file did meanwhile; bytes that may be torn are never without the flag.
 
-use super::metadata::{Facts, Owners, XattrReader};
+use super::metadata::{Facts, Found, Owners, XattrReader};
 use super::open::open_without_links;
 use super::warning;
 use crate::domain::entry::{Entry, EntryKind, FileContent};
@@ -63,16 +63,14 @@ pub struct FileReader {
 }
 
 /// True when a file need not be read: it is the file that was stored with `parent`, and nothing about it changed since.
-/// A change in the two seconds before the reading may have come after it with the same time stamp, so that is read.
-pub fn is_unchanged(parent: &Entry, now: &Entry) -> bool {
-    let (EntryKind::File(stored), EntryKind::File(present)) = (&parent.kind, &now.kind) else { return false };
+/// A file without an identity is read: it was torn, or its last change was so recent that another one may have come
+/// after the reading with the same time stamp.
+pub fn is_unchanged(parent: &Entry, now: &Found) -> bool {
+    let (EntryKind::File(stored), EntryKind::File(present)) = (&parent.kind, &now.entry.kind) else { return false };
     !stored.torn
         && stored.size == present.size
-        && parent.mtime_ns == now.mtime_ns
-        && parent.ctime_ns == now.ctime_ns
-        && parent.inode == now.inode
-        && parent.device == now.device
-        && parent.ctime_ns.checked_add(CLOCK_STEP_NS).is_some_and(|settled| settled <= parent.read_ns)
+        && parent.mtime_ns == now.entry.mtime_ns
+        && stored.identity.is_some_and(|identity| identity == now.stamp.identity())
 }
 
 /// What one pass over a file gave.
@@ -98,10 +96,11 @@ impl FileReader {
     /// with what `send` returned.
     pub fn read<E>(
         &mut self,
-        entry: &Entry,
+        found: &Found,
         clock: &dyn Clock,
         mut send: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<FileRead, ReadError<E>> {
+        let entry = &found.entry;
         let skipped = |error| ReadError::Skipped(failure(&entry.path, &error));
         // Without waiting, in case a pipe has taken the file's place.
         let file = open_without_links(&entry.path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|e| skipped(e.into()))?;
@@ -110,7 +109,7 @@ impl FileReader {
             let message = "Something else took the place of the file while it was being saved".to_owned();
             return Err(ReadError::Skipped(warning("file.vanished", &entry.path, message, true)));
         }
-        let replaced = (before.device, before.inode) != (entry.device, entry.inode);
+        let replaced = (before.device, before.inode) != (found.stamp.device, found.stamp.inode);
         let file = File::from(file);
         let mut rereads = 0;
         let mut last_hash = None;
@@ -136,7 +135,7 @@ impl FileReader {
             }
             break (pass, read_ns);
         };
-        Ok(self.conclude(entry, &file, pass, read_ns, replaced))
+        Ok(self.conclude(found, &file, pass, read_ns, replaced))
     }
 
     /// Reads everything into the buffer.
@@ -215,9 +214,11 @@ impl FileReader {
         }))
     }
 
-    fn conclude(&mut self, asked: &Entry, file: &File, pass: Pass, read_ns: i64, replaced: bool) -> FileRead {
+    fn conclude(&mut self, found: &Found, file: &File, pass: Pass, read_ns: i64, replaced: bool) -> FileRead {
         let Pass { mut content, changed, after, error } = pass;
+        let asked = &found.entry;
         content.torn = changed || error.is_some();
+        content.identity = (!content.torn && is_settled(&after, read_ns)).then(|| after.stamp().identity());
         let owners = self.owners.names(after.uid, after.gid);
         let mut warned = match &error {
             Some(error) => {
@@ -235,9 +236,8 @@ impl FileReader {
         let mut entry = Entry { kind, ..asked.clone() };
         (entry.user, entry.group) = owners;
         (entry.mode, entry.uid, entry.gid) = (after.mode, after.uid, after.gid);
-        (entry.mtime_ns, entry.ctime_ns) = (after.mtime_ns, after.ctime_ns);
-        (entry.device, entry.inode, entry.read_ns) = (after.device, after.inode, read_ns);
-        if replaced || asked.ctime_ns != after.ctime_ns {
+        entry.mtime_ns = after.mtime_ns;
+        if replaced || found.stamp.ctime_ns != after.ctime_ns {
             match self.xattrs.read_fd(file.as_fd()) {
                 Ok(xattrs) => entry.xattrs = xattrs,
                 Err(error) => {
@@ -257,6 +257,10 @@ fn failure(path: &[u8], error: &std::io::Error) -> SourceWarning {
         }
         _ => warning("file.unreadable", path, format!("The file cannot be read: {error}"), true),
     }
+}
+
+fn is_settled(facts: &Facts, read_ns: i64) -> bool {
+    facts.ctime_ns.checked_add(CLOCK_STEP_NS).is_some_and(|settled| settled <= read_ns)
 }
 
 fn just_changed(facts: &Facts, read_ns: i64) -> bool {
@@ -287,9 +291,9 @@ fn content(size: u64, sparse: bool, delivered: Vec<(u64, u64)>, hash: blake3::Ha
     let end = delivered.last().map_or(0, |(offset, length)| offset + length);
     let hash = Digest(*hash.as_bytes());
     if sparse {
-        return FileContent { size: size.max(end), extents: delivered, sparse, hash, torn: false };
+        return FileContent { size: size.max(end), extents: delivered, sparse, hash, torn: false, identity: None };
     }
-    FileContent { size: end, extents: Vec::new(), sparse, hash, torn: false }
+    FileContent { size: end, extents: Vec::new(), sparse, hash, torn: false, identity: None }
 }
 
 /// Reads until the buffer is full or the file ends.

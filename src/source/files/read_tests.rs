@@ -15,16 +15,16 @@ fn clock() -> FixedClock {
     FixedClock(Mutex::new(jiff::Timestamp::from_second(4_000_000_000).expect("in range")))
 }
 
-fn entry_of(path: &Path) -> Entry {
+fn found_at(path: &Path) -> Found {
     let path = path.canonicalize().expect("exists");
     let options = WalkOptions { rules: Rules::new([], false).expect("none"), ..WalkOptions::default() };
     let walk = Walk::new(std::slice::from_ref(&path), options).expect("exists");
-    walk.map(|e| e.expect("readable")).find(|e| e.path == path.as_os_str().as_bytes()).expect("found")
+    walk.map(|e| e.expect("readable")).find(|e| e.entry.path == path.as_os_str().as_bytes()).expect("found")
 }
 
-fn read(entry: &Entry) -> (FileRead, Vec<u8>) {
+fn read(found: &Found) -> (FileRead, Vec<u8>) {
     let mut bytes = Vec::new();
-    let read = FileReader::new(Owners::default()).read(entry, &clock(), |piece| {
+    let read = FileReader::new(Owners::default()).read(found, &clock(), |piece| {
         assert!(piece.len() <= PIECE_BYTES);
         bytes.extend_from_slice(piece);
         Ok::<(), Infallible>(())
@@ -46,14 +46,14 @@ fn small_and_large_files_are_delivered_whole() {
     for size in [0, 1, PIECE_BYTES + 1, 8 << 20, (8 << 20) + 1, 11_000_000] {
         let data: Vec<u8> = (0..size).map(|n| (n * 7 % 251 + 1) as u8).collect();
         std::fs::write(&path, &data).expect("file");
-        let entry = entry_of(&path);
-        let (read, bytes) = read(&entry);
+        let found = found_at(&path);
+        let (read, bytes) = read(&found);
         assert!(bytes == data, "{size}");
-        let expected =
-            FileContent { size: size as u64, hash: Digest(*blake3::hash(&data).as_bytes()), ..Default::default() };
+        let (hash, identity) = (Digest(*blake3::hash(&data).as_bytes()), Some(found.stamp.identity()));
+        let expected = FileContent { size: size as u64, hash, identity, ..Default::default() };
         assert_eq!(content(&read), &expected);
         assert_eq!((read.warning.clone(), read.replaced), (None, false));
-        assert!(is_unchanged(&read.entry, &entry));
+        assert!(is_unchanged(&read.entry, &found));
     }
 }
 
@@ -68,7 +68,7 @@ fn holes_are_left_out_and_described() {
         file.write_all(b"abc").expect("write");
     }
     assert!(tells_holes_truly(&file), "the tests run on a file system of the list");
-    let (read, bytes) = read(&entry_of(&path));
+    let (read, bytes) = read(&found_at(&path));
     let content = content(&read);
     assert!(content.sparse && content.size == 1 << 40 && content.extents.len() == 3, "{content:?}");
     assert_eq!(bytes.len() as u64, content.stream_bytes());
@@ -77,7 +77,7 @@ fn holes_are_left_out_and_described() {
     // A file that is one hole.
     let all = dir.path().join("hole");
     File::create(&all).expect("file").set_len(1 << 20).expect("length");
-    let (read, bytes) = super::tests::read(&entry_of(&all));
+    let (read, bytes) = super::tests::read(&found_at(&all));
     let content = super::tests::content(&read);
     assert!(content.sparse && content.extents.is_empty() && content.size == 1 << 20 && bytes.is_empty());
 }
@@ -100,7 +100,7 @@ fn a_small_file_that_changed_once_is_read_again() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("f");
     std::fs::write(&path, b"old").expect("file");
-    let entry = entry_of(&path);
+    let found = found_at(&path);
     // The clock is asked before every pass and before nothing else: it changes the file after the first look at it.
     struct Meddler<'a>(&'a Path, Mutex<u32>, u32);
     impl Clock for Meddler<'_> {
@@ -116,18 +116,18 @@ fn a_small_file_that_changed_once_is_read_again() {
     let mut bytes = Vec::new();
     let mut reader = FileReader::new(Owners::default());
     let once = Meddler(&path, Mutex::new(0), 1);
-    let read = reader.read(&entry, &once, |piece| {
+    let read = reader.read(&found, &once, |piece| {
         bytes.extend_from_slice(piece);
         Ok::<(), Infallible>(())
     });
     let read = read.expect("readable");
     assert_eq!((bytes.as_slice(), read.warning.clone()), (b"nnnnn".as_slice(), None));
-    assert!(!content(&read).torn && read.entry.mtime_ns != entry.mtime_ns);
+    assert!(!content(&read).torn && read.entry.mtime_ns != found.entry.mtime_ns);
     let always = Meddler(&path, Mutex::new(1), u32::MAX);
-    let read = reader.read(&entry, &always, |_| Ok::<(), Infallible>(())).expect("readable");
+    let read = reader.read(&found, &always, |_| Ok::<(), Infallible>(())).expect("readable");
     let warning = read.warning.clone().expect("a finding");
     assert_eq!((warning.code.as_str(), warning.incomplete), ("file.changed", false));
-    assert!(content(&read).torn && !is_unchanged(&read.entry, &entry_of(&path)));
+    assert!(content(&read).torn && !is_unchanged(&read.entry, &found_at(&path)));
     assert_eq!(*always.1.lock().expect("not poisoned"), 1 + 1 + REREADS_MAX);
 }
 
@@ -138,10 +138,10 @@ fn a_large_file_that_shrinks_or_grows_counts_what_was_delivered() {
     let size = 20u64 << 20;
     for new_size in [3 << 20, 40 << 20] {
         std::fs::write(&path, vec![7u8; size as usize]).expect("file");
-        let entry = entry_of(&path);
+        let found = found_at(&path);
         let mut delivered = 0;
         let mut hasher = blake3::Hasher::new();
-        let read = FileReader::new(Owners::default()).read(&entry, &clock(), |piece| {
+        let read = FileReader::new(Owners::default()).read(&found, &clock(), |piece| {
             if delivered == 0 {
                 let file = File::options().write(true).open(&path).expect("file");
                 file.set_len(new_size).expect("length");
@@ -165,7 +165,7 @@ fn no_torn_file_is_without_its_flag() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("f");
     std::fs::write(&path, vec![0u8; 200_000]).expect("file");
-    let entry = entry_of(&path);
+    let found = found_at(&path);
     let stop = AtomicBool::new(false);
     // Whether a change is recent shows only against the clock that stamps it.
     struct RealClock;
@@ -189,7 +189,7 @@ fn no_torn_file_is_without_its_flag() {
         });
         for _ in 0..500 {
             let mut bytes = Vec::new();
-            let read = reader.read(&entry, &RealClock, |piece| {
+            let read = reader.read(&found, &RealClock, |piece| {
                 bytes.extend_from_slice(piece);
                 Ok::<(), Infallible>(())
             });
@@ -212,28 +212,29 @@ fn replaced_vanished_and_swapped_files() {
     let base = dir.path().canonicalize().expect("exists");
     let path = base.join("f");
     std::fs::write(&path, b"old").expect("file");
-    let entry = entry_of(&path);
+    let found = found_at(&path);
     std::fs::write(base.join("new"), b"newer").expect("file");
     std::fs::rename(base.join("new"), &path).expect("renamed");
-    let (replaced, bytes) = read(&entry);
+    let (replaced, bytes) = read(&found);
     assert_eq!((replaced.replaced, bytes.as_slice()), (true, b"newer".as_slice()));
-    assert_ne!(replaced.entry.inode, entry.inode);
+    assert_eq!(content(&replaced).identity, Some(found_at(&path).stamp.identity()));
+    assert!(!is_unchanged(&replaced.entry, &found), "it is not the file that the walk saw");
 
-    let skipped = |entry: &Entry| match FileReader::new(Owners::default()).read(entry, &clock(), |_| Err(())) {
+    let skipped = |found: &Found| match FileReader::new(Owners::default()).read(found, &clock(), |_| Err(())) {
         Err(ReadError::Skipped(warning)) => warning,
         other => panic!("nothing may be sent: {other:?}"),
     };
     std::fs::remove_file(&path).expect("removed");
-    assert_eq!(skipped(&entry).code, "file.vanished");
+    assert_eq!(skipped(&found).code, "file.vanished");
     std::os::unix::fs::symlink("/etc/passwd", &path).expect("link");
-    assert_eq!(skipped(&entry).code, "file.vanished");
+    assert_eq!(skipped(&found).code, "file.vanished");
     std::fs::remove_file(&path).expect("removed");
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).expect("fifo");
-    assert!(skipped(&entry).incomplete);
+    assert!(skipped(&found).incomplete);
     // A receiver's error is not a file's error.
     std::fs::remove_file(&path).expect("removed");
     std::fs::write(&path, b"x").expect("file");
-    let result = FileReader::new(Owners::default()).read(&entry, &clock(), |_| Err("full"));
+    let result = FileReader::new(Owners::default()).read(&found, &clock(), |_| Err("full"));
     assert!(matches!(result, Err(ReadError::Receiver("full"))));
 }
 
@@ -242,19 +243,41 @@ fn unchanged_needs_everything_equal_and_an_old_change() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("f");
     std::fs::write(&path, b"x").expect("file");
-    let now = entry_of(&path);
+    let now = found_at(&path);
     let (FileRead { entry: parent, .. }, _) = read(&now);
     assert!(is_unchanged(&parent, &now));
-    let recent = Entry { read_ns: parent.ctime_ns + CLOCK_STEP_NS - 1, ..parent.clone() };
-    assert!(!is_unchanged(&recent, &now), "read within two seconds of the change");
+    let with = |change: &dyn Fn(&mut Found)| {
+        let mut different = now.clone();
+        change(&mut different);
+        different
+    };
     for different in [
-        Entry { mtime_ns: now.mtime_ns + 1, ..now.clone() },
-        Entry { ctime_ns: now.ctime_ns + 1, ..now.clone() },
-        Entry { inode: now.inode + 1, ..now.clone() },
-        Entry { device: now.device + 1, ..now.clone() },
-        Entry { kind: EntryKind::File(FileContent { size: 2, ..Default::default() }), ..now.clone() },
-        Entry { kind: EntryKind::Fifo, ..now.clone() },
+        with(&|found| found.entry.mtime_ns += 1),
+        with(&|found| found.stamp.ctime_ns += 1),
+        with(&|found| found.stamp.inode += 1),
+        with(&|found| found.stamp.device += 1),
+        with(&|found| found.entry.kind = EntryKind::File(FileContent { size: 2, ..Default::default() })),
+        with(&|found| found.entry.kind = EntryKind::Fifo),
     ] {
         assert!(!is_unchanged(&parent, &different), "{different:?}");
+    }
+    let EntryKind::File(content) = &parent.kind else { panic!("a file") };
+    let torn = Entry { kind: EntryKind::File(FileContent { torn: true, ..content.clone() }), ..parent.clone() };
+    assert!(!is_unchanged(&torn, &now));
+}
+
+#[test]
+fn a_file_read_within_two_seconds_of_its_change_is_read_again() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("f");
+    std::fs::write(&path, b"x").expect("file");
+    let now = found_at(&path);
+    for (after_ns, unchanged) in [(CLOCK_STEP_NS - 1, false), (CLOCK_STEP_NS, true)] {
+        let time = jiff::Timestamp::from_nanosecond((now.stamp.ctime_ns + after_ns).into()).expect("in range");
+        let clock = FixedClock(Mutex::new(time));
+        let read = FileReader::new(Owners::default()).read(&now, &clock, |_| Ok::<(), Infallible>(()));
+        let read = read.expect("readable");
+        assert!(!content(&read).torn);
+        assert_eq!((content(&read).identity.is_some(), is_unchanged(&read.entry, &now)), (unchanged, unchanged));
     }
 }

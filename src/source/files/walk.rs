@@ -8,11 +8,11 @@
 //! file with several names of which some are still to come.
 
 use super::list::{Buffers, Child, Context, Dir, Listing, Rest, Scan, list_rest};
-use super::metadata::{Facts, Owners, XattrReader};
+use super::metadata::{Facts, Found, Owners, XattrReader};
 use super::prefetch::Prefetch;
 use super::roots::{path_error, plan};
 use super::rules::Rules;
-use crate::domain::entry::{Entry, EntryKind};
+use crate::domain::entry::EntryKind;
 use crate::domain::snapshot::{FileCounts, SourceWarning};
 use crate::source::SourceError;
 use rustix::fs::OFlags;
@@ -47,7 +47,7 @@ pub struct Walk {
     /// The directory that was returned last, if it is to be entered.
     enter: Option<Vec<u8>>,
     /// The entry of `/`, if that is a root.
-    top: Option<Entry>,
+    top: Option<Found>,
     links: HashMap<(u64, u64), FirstName>,
     counts: FileCounts,
     warnings: Vec<SourceWarning>,
@@ -79,9 +79,9 @@ impl Walk {
         let mut top = None;
         let mut scan = None;
         if let Some(rules) = &plan.top.root {
-            let entry = top_entry(&context.owners)?;
-            scan = Some(Scan::root(rules.clone(), b"", entry.device));
-            top = Some(entry);
+            let found = top_entry(&context.owners)?;
+            scan = Some(Scan::root(rules.clone(), b"", found.stamp.device));
+            top = Some(found);
         }
         let has_roots = scan.is_some() || !plan.top.children.is_empty();
         let prefetch = Prefetch::new(context, options.threads);
@@ -108,12 +108,12 @@ impl Walk {
         self.counts
     }
 
-    /// To be called, before the next entry is taken, when a file's contents were not stored under `entry.path`, or
+    /// To be called, before the next entry is taken, when a file's contents were not stored under its path, or
     /// another file had taken its place: a later name of the same file is then an entry with contents, not a link to
     /// something that is not there.
-    pub fn forget_first_name(&mut self, entry: &Entry) {
-        let key = (entry.device, entry.inode);
-        if self.links.get(&key).is_some_and(|first| *first.path == *entry.path) {
+    pub fn forget_first_name(&mut self, found: &Found) {
+        let key = (found.stamp.device, found.stamp.inode);
+        if self.links.get(&key).is_some_and(|first| *first.path == *found.entry.path) {
             self.links.remove(&key);
         }
     }
@@ -130,14 +130,14 @@ impl Walk {
         Ok(())
     }
 
-    fn deliver(&mut self, child: Child) -> Entry {
-        let Child { mut entry, links, entered, .. } = child;
+    fn deliver(&mut self, child: Child) -> Found {
+        let Child { found: Found { mut entry, stamp }, links, entered, .. } = child;
         self.tally(&entry.kind);
         if entered {
             self.enter = Some(entry.path.clone());
         }
         if links > 1 && entry.kind != EntryKind::Directory {
-            let key = (entry.device, entry.inode);
+            let key = (stamp.device, stamp.inode);
             if let Some(first) = self.links.get_mut(&key) {
                 entry.kind = EntryKind::HardLink(first.path.to_vec());
                 first.names_left = first.names_left.saturating_sub(1);
@@ -149,7 +149,7 @@ impl Walk {
                 self.links.insert(key, FirstName { path, names_left: links - 1 });
             }
         }
-        entry
+        Found { entry, stamp }
     }
 
     fn tally(&mut self, kind: &EntryKind) {
@@ -160,9 +160,9 @@ impl Walk {
         }
     }
 
-    fn advance(&mut self) -> Result<Option<Entry>, SourceError> {
+    fn advance(&mut self) -> Result<Option<Found>, SourceError> {
         if let Some(top) = self.top.take() {
-            self.tally(&top.kind);
+            self.tally(&top.entry.kind);
             return Ok(Some(top));
         }
         loop {
@@ -186,7 +186,7 @@ impl Walk {
 }
 
 impl Iterator for Walk {
-    type Item = Result<Entry, SourceError>;
+    type Item = Result<Found, SourceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let result = self.advance();
@@ -198,14 +198,14 @@ impl Iterator for Walk {
     }
 }
 
-fn top_entry(owners: &Owners) -> Result<Entry, SourceError> {
+fn top_entry(owners: &Owners) -> Result<Found, SourceError> {
     let fault = |error| path_error("read", b"/", error);
     let handle = super::open::open_without_links(b"/", OFlags::RDONLY | OFlags::DIRECTORY).map_err(fault)?;
     let facts = Facts::from_stat(&rustix::fs::fstat(&handle).map_err(fault)?);
     let names = owners.names(facts.uid, facts.gid);
     let mut entry = facts.entry(b"/".to_vec(), None, names).ok_or_else(|| fault(rustix::io::Errno::NOTDIR))?;
     entry.xattrs = XattrReader::default().read_fd(rustix::fd::AsFd::as_fd(&handle)).map_err(fault)?;
-    Ok(entry)
+    Ok(Found { entry, stamp: facts.stamp() })
 }
 
 #[cfg(test)]

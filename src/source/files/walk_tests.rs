@@ -1,6 +1,7 @@
 //! Tests of the walk on real directories.
 
 use super::*;
+use crate::domain::entry::Entry;
 use crate::format::tree::path_order;
 use std::fs::{create_dir, create_dir_all, hard_link, write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -50,7 +51,7 @@ fn walk(roots: &[PathBuf], options: WalkOptions) -> Walked {
     let mut results = Vec::new();
     for threads in [0, 1, 4] {
         let mut walk = Walk::new(roots, WalkOptions { threads, ..options.clone() }).expect("roots exist");
-        let entries: Vec<Entry> = walk.by_ref().collect::<Result<_, _>>().expect("no root vanishes");
+        let entries: Vec<Entry> = walk.by_ref().map(|found| found.expect("no root vanishes").entry).collect();
         for pair in entries.windows(2) {
             assert!(path_order(&pair[0].path, &pair[1].path).is_lt(), "{:?}", pair);
         }
@@ -189,12 +190,12 @@ fn later_names_of_a_file_are_links_to_the_first() {
     // When the first name could not be stored, the second takes its place.
     let mut again = Walk::new(std::slice::from_ref(&tree.base), options(&[])).expect("exists");
     let mut entries = Vec::new();
-    while let Some(entry) = again.next() {
-        let entry = entry.expect("readable");
-        if entry.path == tree.bytes("a/one") {
-            again.forget_first_name(&entry);
+    while let Some(found) = again.next() {
+        let found = found.expect("readable");
+        if found.entry.path == tree.bytes("a/one") {
+            again.forget_first_name(&found);
         }
-        entries.push(entry);
+        entries.push(found.entry);
     }
     assert_eq!(links(&entries), [pair("c", "b/two"), pair("out", "b/first")]);
 }
@@ -217,7 +218,7 @@ fn a_root_that_vanishes_under_the_walk_fails_the_source_and_another_directory_is
     tree.file("a/x").file("b/y").file("c/z");
     let roots = [tree.base.join("a"), tree.base.join("b")];
     let mut walk = Walk::new(&roots, WalkOptions { threads: 0, ..options(&[]) }).expect("exist");
-    let to_a = walk.by_ref().find(|e| e.as_ref().is_ok_and(|e| e.path == tree.bytes("a")));
+    let to_a = walk.by_ref().find(|e| e.as_ref().is_ok_and(|e| e.entry.path == tree.bytes("a")));
     assert!(to_a.is_some());
     std::fs::remove_dir_all(tree.base.join("a")).expect("removed");
     assert!(matches!(walk.next(), Some(Err(SourceError::Path { .. }))));
@@ -225,9 +226,9 @@ fn a_root_that_vanishes_under_the_walk_fails_the_source_and_another_directory_is
 
     let whole = WalkOptions { threads: 0, ..options(&[]) };
     let mut walk = Walk::new(std::slice::from_ref(&tree.base), whole).expect("exists");
-    assert!(walk.by_ref().any(|e| e.is_ok_and(|e| e.path == tree.bytes("b"))));
+    assert!(walk.by_ref().any(|e| e.is_ok_and(|e| e.entry.path == tree.bytes("b"))));
     std::fs::remove_dir_all(tree.base.join("b")).expect("removed");
-    let rest: Vec<Entry> = walk.by_ref().map(|e| e.expect("goes on")).collect();
+    let rest: Vec<Entry> = walk.by_ref().map(|e| e.expect("goes on").entry).collect();
     assert_eq!(rest.len(), 2, "c and c/z");
     let warnings = walk.take_warnings();
     assert_eq!(warnings.len(), 1);
@@ -240,7 +241,7 @@ fn a_directory_swapped_for_a_link_is_not_followed() {
     tree.file("root/d/x").file("secret/key");
     let options = WalkOptions { threads: 0, ..options(&[]) };
     let mut walk = Walk::new(&[tree.base.join("root")], options).expect("exists");
-    assert!(walk.by_ref().any(|e| e.is_ok_and(|e| e.path == tree.bytes("root/d"))));
+    assert!(walk.by_ref().any(|e| e.is_ok_and(|e| e.entry.path == tree.bytes("root/d"))));
     std::fs::rename(tree.base.join("root/d"), tree.base.join("moved")).expect("moved");
     symlink(tree.base.join("secret"), tree.base.join("root/d")).expect("link");
     assert_eq!(walk.by_ref().count(), 0);
@@ -308,6 +309,6 @@ fn one_file_system_keeps_the_mount_point_and_leaves_its_contents() {
         },
     )
     .expect("exists");
-    let entries: Vec<Vec<u8>> = walk.by_ref().map(|e| e.expect("readable").path).collect();
+    let entries: Vec<Vec<u8>> = walk.by_ref().map(|e| e.expect("readable").entry.path).collect();
     assert_eq!(entries, [b"/".to_vec(), b"/proc".to_vec()]);
 }

@@ -12,9 +12,7 @@ const PLAIN: Options = Options { owner: false, xattrs: true, devices: false };
 fn entry(path: &[u8], kind: EntryKind) -> Entry {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let (user, group, xattrs) = (None, None, Vec::new());
-    let (mtime_ns, ctime_ns, device, inode, read_ns) = (1_000_000_001, 0, 0, 0, 0);
-    let path = path.to_vec();
-    Entry { path, kind, mode: 0o755, uid, gid, user, group, mtime_ns, ctime_ns, device, inode, xattrs, read_ns }
+    Entry { path: path.to_vec(), kind, mode: 0o755, uid, gid, user, group, mtime_ns: 1_000_000_001, xattrs }
 }
 
 fn dir(path: &[u8]) -> Entry {

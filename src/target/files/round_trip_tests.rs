@@ -109,16 +109,17 @@ fn save(roots: &[PathBuf]) -> Saved {
     let clock = FixedClock(std::sync::Mutex::new(jiff::Timestamp::from_second(4_000_000_000).expect("in range")));
     let mut writer = TreeWriter::new();
     let (mut tree, mut content, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
-    for entry in walk.by_ref() {
-        let mut entry = entry.expect("readable");
+    for found in walk.by_ref() {
+        let found = found.expect("readable");
+        let mut entry = found.entry.clone();
         if matches!(entry.kind, EntryKind::File(_)) {
-            let read = reader.read(&entry, &clock, |piece| {
+            let read = reader.read(&found, &clock, |piece| {
                 content.extend_from_slice(piece);
                 Ok::<(), Infallible>(())
             });
             let read = read.expect("readable");
             warnings.extend(read.warning);
-            assert!(is_unchanged(&read.entry, &entry), "the walk would know it again");
+            assert!(is_unchanged(&read.entry, &found), "the walk would know it again");
             entry = read.entry;
         }
         writer.push(&entry).expect("in order");

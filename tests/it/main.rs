@@ -5,6 +5,7 @@ mod cli_listing;
 mod cli_settings;
 mod damage;
 mod golden;
+mod killed;
 mod postgres;
 mod restore;
 mod small_repository;

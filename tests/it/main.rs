@@ -1,5 +1,6 @@
 //! The one integration test binary.
 
+mod bad_input;
 mod cli_init;
 mod cli_listing;
 mod cli_settings;

@@ -67,7 +67,7 @@ fn paths_that_are_missing_or_unreadable_or_vanish() {
     // Root reads everything, unless it gives up the right to.
     place.write("tree/open", "open");
     let shut = place.write("tree/shut", "shut");
-    std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0o000)).unwrap();
     let backup = place.command(["backup", "tree"]);
     let ran = if rustix::process::geteuid().is_root() {
         let drop_rights = "set -- --bounding-set=-dac_override,-dac_read_search \"$0\" \"$@\"; set -- setpriv \"$@\"";

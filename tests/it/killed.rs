@@ -152,7 +152,7 @@ fn a_backup_killed_at_any_moment_loses_nothing() {
         let mut part = [0u8; 2];
         random.fill(&mut part);
         // From the first byte to a little beyond all new ones, where the proof and the commit are.
-        let target = stored + 1 + (u64::from(u16::from_le_bytes(part)) * (7 << 20) >> 16);
+        let target = stored + 1 + ((u64::from(u16::from_le_bytes(part)) * (7 << 20)) >> 16);
         let status = kill_at(&place, start(&place, &["tree"], None), target);
         killed += usize::from(status.signal() == Some(9));
 

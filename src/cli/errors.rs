@@ -147,8 +147,10 @@ impl From<SourceError> for Failure {
                 let failure = of("source.client");
                 if hint.is_empty() { failure } else { failure.hint(hint.clone()) }
             }
-            SourceError::Failed { stderr, .. } => with_lines(of("source.failed"), stderr),
-            SourceError::Content { .. } => of("source.content"),
+            SourceError::Failed { program, stderr, .. } => with_lines(of("source.failed"), stderr)
+                .hint(format!("find out with {program} itself what it lacks, then run the backup again")),
+            SourceError::Content { .. } => of("source.content")
+                .hint("check what writes it, then run the backup again; where empty is right, say --allow-empty"),
             SourceError::Interrupted => Self::interrupted(ExitCode::Interrupted),
         }
     }

@@ -3,13 +3,22 @@
 //! A program's output is good only when it ended with status 0, gave at least one byte, and, where the bytes are those
 //! of a known kind of dump, the dump is whole. Bytes pass through untouched.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::postgres::inspect::{Inspector, Promise};
 use super::process::{Child, ChildRead, ProcessSpec, Processes};
 use super::{SourceError, SourceStream, StreamProof};
 use crate::domain::snapshot::SourceWarning;
+
+/// How often a read that waits looks whether the run is to end.
+const SLICE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// A program that closed its stdout has this long to leave, if no other limit is set.
 const EXIT_GRACE: Duration = Duration::from_secs(600);
@@ -134,17 +143,51 @@ fn unfinished(subject: &str) -> SourceError {
     SourceError::Content { subject: subject.to_owned(), reason: "was not read to its end".into() }
 }
 
+/// Standard input that does not wait on when the run is to end. A signal alone does not end a read: the system resumes
+/// it, and whoever writes may never write again.
+pub struct InterruptibleInput {
+    input: File,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl InterruptibleInput {
+    /// This process's standard input, without a buffer. Reads give [`io::ErrorKind::Interrupted`] once `interrupt` is
+    /// true.
+    /// # Errors
+    /// What the system says.
+    pub fn standard(interrupt: Arc<AtomicBool>) -> io::Result<Self> {
+        Ok(Self { input: File::from(io::stdin().as_fd().try_clone_to_owned()?), interrupt })
+    }
+}
+
+impl Read for InterruptibleInput {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.interrupt.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let mut fds = [PollFd::from_borrowed_fd(self.input.as_fd(), PollFlags::IN)];
+            match rustix::event::poll(&mut fds, Some(&SLICE)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return self.input.read(buffer),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
 /// Standard input, or any reader that stands for it.
 pub struct StdinStream {
     reader: Box<dyn Read + Send>,
+    interrupt: Option<Arc<AtomicBool>>,
     inspector: Inspector,
     ended: bool,
 }
 
 impl StdinStream {
-    /// A stream over a reader.
-    pub fn new(reader: Box<dyn Read + Send>) -> Self {
-        Self { reader, inspector: Inspector::new(Promise::Anything), ended: false }
+    /// A stream over a reader. Once `interrupt` is true, an interrupted read ends the stream.
+    pub fn new(reader: Box<dyn Read + Send>, interrupt: Option<Arc<AtomicBool>>) -> Self {
+        Self { reader, interrupt, inspector: Inspector::new(Promise::Anything), ended: false }
     }
 }
 
@@ -160,7 +203,11 @@ impl SourceStream for StdinStream {
                     self.inspector.feed(buffer.get(..n).unwrap_or_default());
                     return Ok(n);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    if self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::SeqCst)) {
+                        return Err(SourceError::Interrupted);
+                    }
+                }
                 Err(error) => {
                     return Err(SourceError::Content {
                         subject: STDIN.into(),
@@ -239,12 +286,12 @@ mod tests {
 
     #[test]
     fn stdin_is_stored_as_it_comes_and_empty_is_an_error() {
-        let (bytes, _) = drain(Box::new(StdinStream::new(Box::new(&b"hello"[..])))).unwrap();
+        let (bytes, _) = drain(Box::new(StdinStream::new(Box::new(&b"hello"[..]), None))).unwrap();
         assert_eq!(bytes, b"hello");
-        let error = drain(Box::new(StdinStream::new(Box::new(io::empty())))).unwrap_err();
+        let error = drain(Box::new(StdinStream::new(Box::new(io::empty()), None))).unwrap_err();
         assert_eq!(error.to_string(), "Standard input gave no bytes");
-        let (_, proof) = drain(Box::new(StdinStream::new(Box::new(&[0x1f, 0x8b, 8, 0, 0][..])))).unwrap();
+        let (_, proof) = drain(Box::new(StdinStream::new(Box::new(&[0x1f, 0x8b, 8, 0, 0][..]), None))).unwrap();
         assert_eq!(proof.warnings[0].code, "stream.compressed");
-        assert!(Box::new(StdinStream::new(Box::new(&b"hello"[..]))).finish().is_err(), "not read to its end");
+        assert!(Box::new(StdinStream::new(Box::new(&b"hello"[..]), None)).finish().is_err(), "not read to its end");
     }
 }

@@ -1,12 +1,14 @@
 //! The one integration test binary.
 
 mod arch;
+mod bad_input;
 mod cli_init;
 mod cli_listing;
 mod cli_settings;
 mod damage;
 mod fuzz_corpus;
 mod golden;
+mod killed;
 mod postgres;
 mod restore;
 mod small_repository;

@@ -17,6 +17,8 @@ use crate::ops::backup::{self, BackupError, BackupMeans, BackupReport, BackupReq
 use crate::ops::git_info::{git_info, git_status_dirty};
 use crate::ops::system_info::system_info;
 use crate::repository::cached_snapshots::load_snapshots;
+use crate::repository::reading;
+use crate::source::command::InterruptibleInput;
 use crate::source::postgres::client::ClientSearch;
 use crate::source::postgres::connect::Connection;
 use crate::source::process::ProcessSpec;
@@ -163,7 +165,10 @@ fn ad_hoc(invocation: &Invocation, args: &BackupArgs) -> Result<Vec<SourceReques
     }
     let file_name = args.stdin_filename.clone().unwrap_or_else(|| "stdin".into());
     if args.stdin {
-        let from = SourceFrom::Stdin { reader: Box::new(std::io::stdin()), file_name: file_name.clone() };
+        let input = InterruptibleInput::standard(invocation.cancel.flag()).map_err(|error| {
+            Failure::new(ExitCode::NoSource, "source.stdin", "Cannot read standard input").caused_by(&error)
+        })?;
+        let from = SourceFrom::Stdin { reader: Box::new(input), file_name: file_name.clone() };
         sources.push(SourceRequest { name: source_name(&file_name), from });
     } else if args.stdin_from_command {
         let from = command(&args.command, file_name.clone())?;

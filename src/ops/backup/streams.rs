@@ -192,7 +192,7 @@ pub(super) fn save_stdin(
     record: &mut SourceRecord,
     proofs: &mut Vec<Proving>,
 ) -> Result<(), SaveError> {
-    let stream = StdinStream::new(reader);
+    let stream = StdinStream::new(reader, Some(saving.means.cancel.flag()));
     let place = Place { role: StreamRole::Data, file_name };
     let proof = save_stream(saving, session, Box::new(stream), &place, record, proofs)?;
     take_proof(saving, record, proof);

@@ -70,7 +70,11 @@ fn status_kb(field: &str) -> u64 {
 }
 
 fn peak(what: &str) {
-    println!("{what}: VmHWM {:.1} MB, VmRSS {:.1} MB", status_kb("VmHWM") as f64 / 1e3, status_kb("VmRSS") as f64 / 1e3);
+    println!(
+        "{what}: VmHWM {:.1} MB, VmRSS {:.1} MB",
+        status_kb("VmHWM") as f64 / 1e3,
+        status_kb("VmRSS") as f64 / 1e3
+    );
 }
 
 fn per_chunk(bytes: u64, chunks: u64) -> f64 {

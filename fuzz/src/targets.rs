@@ -16,7 +16,8 @@ use holdfast::format::config_object::{ChunkerConfig, Config, UnverifiedConfig};
 use holdfast::format::envelope::{self, Expected, HEADER_BYTES, Header, ObjectTag, StoredHasher};
 use holdfast::format::key_slot::{KdfCosts, KeySlot, Secret, SlotFacts, SlotKind};
 use holdfast::format::records::{
-    BlobEntry, BlobMeta, ChunkEntry, IndexBody, IndexedPack, PACK_TRAILER_BYTES, PackTable, Proof, SliceInfo, VersionHead,
+    BlobEntry, BlobMeta, ChunkEntry, IndexBody, IndexedPack, PACK_TRAILER_BYTES, PackTable, Proof, SliceInfo,
+    VersionHead,
 };
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::format::slice::{self, SliceFrame};
@@ -30,6 +31,7 @@ use holdfast::repository::pack_reader::{LoadedTable, PackTrailer};
 use holdfast::source::files::rules::Rules;
 use holdfast::source::postgres::conninfo;
 use holdfast::source::postgres::dump_format::CustomArchive;
+use holdfast::source::postgres::inspect::Verdict;
 use holdfast::source::postgres::plain_format::{PlainDump, PlainKind};
 
 /// Longer inputs are cut: what a parser does with more of the same is not what fuzzing looks for.
@@ -41,8 +43,8 @@ const RECORD_BYTES_MAX: usize = 8 << 20;
 pub struct Target {
     /// Name of the target and of its corpus.
     pub name: &'static str,
-    /// Feeds it one input.
-    pub feed: fn(&[u8]),
+    /// Feeds it one input. True when it was accepted.
+    pub feed: fn(&[u8]) -> bool,
     /// Inputs to start from.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
@@ -70,13 +72,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "version_head", feed: feed_version_head, seeds: seed_version_head },
 ];
 
-/// Feeds one input to the target of that name.
+/// Feeds one input to the target of that name. True when it was accepted.
 ///
 /// # Panics
 /// Without such a target, and when the target has found something.
-pub fn run(name: &str, input: &[u8]) {
+pub fn run(name: &str, input: &[u8]) -> bool {
     let Some(target) = TARGETS.iter().find(|t| t.name == name) else { panic!("no target is called {name}") };
-    (target.feed)(input.get(..INPUT_BYTES_MAX).unwrap_or(input));
+    (target.feed)(input.get(..INPUT_BYTES_MAX).unwrap_or(input))
 }
 
 const REPOSITORY: RepositoryId = RepositoryId([2; 16]);
@@ -97,7 +99,7 @@ fn cut(input: &[u8]) -> (usize, &[u8]) {
 
 // Objects
 
-fn feed_envelope(input: &[u8]) {
+fn feed_envelope(input: &[u8]) -> bool {
     let (at, bytes) = cut(input);
     let whole = envelope::check_stored(bytes);
     let mut hasher = StoredHasher::new();
@@ -114,6 +116,7 @@ fn feed_envelope(input: &[u8]) {
     if let Some(header) = bytes.first_chunk::<HEADER_BYTES>() {
         let _ = Header::from_bytes(header);
     }
+    whole.is_ok()
 }
 
 fn seed_envelope() -> Vec<Vec<u8>> {
@@ -125,17 +128,19 @@ fn seed_envelope() -> Vec<Vec<u8>> {
 }
 
 /// The input is the body of a whole object: its hash would otherwise hide the parser.
-fn feed_config_object(input: &[u8]) {
+fn feed_config_object(input: &[u8]) -> bool {
+    let mut accepted = false;
     for suite in [Suite::None, Suite::Aes256Gcm] {
         let header = Header::new(ObjectTag::Config, REPOSITORY, REPOSITORY.0, suite.number());
         let object = envelope::encode_object(&header, input);
         let Ok(config) = UnverifiedConfig::decode(&object, 0) else { continue };
+        accepted = true;
         assert_eq!(config.repository(), REPOSITORY);
         if let Ok(config) = config.verify(&keys()) {
             assert!(config.is_valid());
         }
     }
-    let _ = UnverifiedConfig::decode(input, 0);
+    UnverifiedConfig::decode(input, 0).is_ok() || accepted
 }
 
 fn seed_config_object() -> Vec<Vec<u8>> {
@@ -153,16 +158,17 @@ fn seed_config_object() -> Vec<Vec<u8>> {
     vec![body, object]
 }
 
-fn feed_key_slot(input: &[u8]) {
+fn feed_key_slot(input: &[u8]) -> bool {
     let id = KeySlotId([5; 16]);
     let header = Header::new(ObjectTag::KeySlot, REPOSITORY, id.0, Suite::Aes256Gcm.number());
     let object = envelope::encode_object(&header, input);
-    let Ok(slot) = KeySlot::decode(&object, REPOSITORY, id, 0) else { return };
+    let Ok(slot) = KeySlot::decode(&object, REPOSITORY, id, 0) else { return false };
     assert_eq!(KeySlot::decode(&slot.encode(0), REPOSITORY, id, 0).as_ref(), Ok(&slot));
     // key files cost nothing to derive; costs of passphrases only get checked
     assert!(slot.facts.kdf.is_none_or(|costs| costs.are_acceptable()));
     let secret = Secret::KeyFile([7; 32].into());
     assert!(!matches!(slot.open(&secret), Ok(Some(_))), "a slot opens with a key that it was not made for");
+    true
 }
 
 fn seed_key_slot() -> Vec<Vec<u8>> {
@@ -171,7 +177,11 @@ fn seed_key_slot() -> Vec<Vec<u8>> {
         let facts = SlotFacts { kind, label, created_ns: 17, host, kdf, salt: [3; 32], commitment: [4; 32] };
         [codec::encode(&facts), vec![6; 48]].concat()
     };
-    vec![slot(SlotKind::Passphrase, Some(KdfCosts::DEFAULT)), slot(SlotKind::KeyFile, None), slot(SlotKind::Recovery, None)]
+    vec![
+        slot(SlotKind::Passphrase, Some(KdfCosts::DEFAULT)),
+        slot(SlotKind::KeyFile, None),
+        slot(SlotKind::Recovery, None),
+    ]
 }
 
 // Records
@@ -198,32 +208,40 @@ where
     Some(record)
 }
 
-fn feed_pack_table(input: &[u8]) {
+fn feed_pack_table(input: &[u8]) -> bool {
     let (trailer, record) = input.split_at(PACK_TRAILER_BYTES.min(input.len()));
-    let _ = PackTrailer::parse(trailer);
-    let Some(table) = check_record::<PackTable>(record) else { return };
+    let trailer = PackTrailer::parse(trailer);
+    let Some(table) = check_record::<PackTable>(record) else { return false };
     let loaded = LoadedTable::new(table);
     for (blob, ordinal) in loaded.table.blobs.iter().zip(0u32..).take(64) {
         assert!(loaded.blob(ordinal).is_some());
         let id = |n: u32| loaded.table.ids.get(n as usize).copied().unwrap_or_default();
         match blob.meta {
-            BlobMeta::Segment { space, start } => drop(loaded.segment(id(space), start)),
-            BlobMeta::Head { version, generation } => drop(loaded.record(id(version), generation, None)),
+            BlobMeta::Segment { space, start } => {
+                let _ = loaded.segment(id(space), start);
+            }
+            BlobMeta::Head { version, generation } => {
+                let _ = loaded.record(id(version), generation, None);
+            }
             BlobMeta::Slice { version, generation, sequence } => {
-                drop(loaded.record(id(version), generation, Some(sequence)));
+                let _ = loaded.record(id(version), generation, Some(sequence));
             }
         }
     }
+    trailer.is_some()
 }
 
 fn seed_pack_table() -> Vec<Vec<u8>> {
     let mut trailer = 123_456u64.to_le_bytes().to_vec();
     trailer.extend_from_slice(&[200, 0, 0, 0, 44, 1, 0, 0, 0, 0, 0, 0]);
-    vec![[trailer.clone(), codec::encode(&pack_table())].concat(), [trailer, codec::encode(&PackTable::default())].concat()]
+    vec![
+        [trailer.clone(), codec::encode(&pack_table())].concat(),
+        [trailer, codec::encode(&PackTable::default())].concat(),
+    ]
 }
 
-fn feed_index_object(input: &[u8]) {
-    let Some(body) = check_record::<IndexBody>(input) else { return };
+fn feed_index_object(input: &[u8]) -> bool {
+    let Some(body) = check_record::<IndexBody>(input) else { return false };
     let mut index = RepositoryIndex::new(ChunkTable::default());
     for pack in &body.packs {
         let number = index.add_pack(pack, Some(IndexId([1; 16])), false);
@@ -232,6 +250,7 @@ fn feed_index_object(input: &[u8]) {
             let _ = (index.space_parts(*id).len(), index.record_places(*id), index.space_is_usable(*id));
         }
     }
+    true
 }
 
 fn seed_index_object() -> Vec<Vec<u8>> {
@@ -240,12 +259,13 @@ fn seed_index_object() -> Vec<Vec<u8>> {
     vec![codec::encode(&IndexBody { supersedes: vec![IndexId([3; 16])], packs: two })]
 }
 
-fn feed_snapshot(input: &[u8]) {
-    let Some(snapshot) = check_record::<Snapshot>(input) else { return };
+fn feed_snapshot(input: &[u8]) -> bool {
+    let Some(snapshot) = check_record::<Snapshot>(input) else { return false };
     let _ = (snapshot.series().to_string(), snapshot.is_complete(), snapshot.source_names().count());
     for source in &snapshot.sources {
         let _ = (snapshot.source(&source.name), source.kind.is_database());
     }
+    true
 }
 
 fn snapshot() -> Snapshot {
@@ -298,10 +318,10 @@ fn seed_snapshot() -> Vec<Vec<u8>> {
     vec![codec::encode(&snapshot())]
 }
 
-fn feed_version_head(input: &[u8]) {
-    if let Some(head) = check_record::<VersionHead>(input) {
-        let _ = head.proof.root();
-    }
+fn feed_version_head(input: &[u8]) -> bool {
+    let Some(head) = check_record::<VersionHead>(input) else { return false };
+    let _ = head.proof.root();
+    true
 }
 
 fn seed_version_head() -> Vec<Vec<u8>> {
@@ -331,8 +351,8 @@ fn seed_version_head() -> Vec<Vec<u8>> {
 const FRAME_BYTES: usize = 44;
 
 /// The first bytes are the frame, which the record's head would give.
-fn feed_slice(input: &[u8]) {
-    let Some((frame, bytes)) = input.split_first_chunk::<FRAME_BYTES>() else { return };
+fn feed_slice(input: &[u8]) -> bool {
+    let Some((frame, bytes)) = input.split_first_chunk::<FRAME_BYTES>() else { return false };
     let word = |n: usize| frame.get(8 * n..).and_then(<[u8]>::first_chunk::<8>).map_or(0, |w| u64::from_le_bytes(*w));
     let spaces = frame.last_chunk::<4>().map_or(0, |w| u32::from_le_bytes(*w));
     let frame = SliceFrame {
@@ -343,7 +363,7 @@ fn feed_slice(input: &[u8]) {
         parent_bytes: word(4),
         spaces,
     };
-    let Ok(runs) = slice::decode(bytes, &frame) else { return };
+    let Ok(runs) = slice::decode(bytes, &frame) else { return false };
     let mut at = frame.dst_start;
     for run in &runs {
         assert_eq!(run.dst, at, "runs leave a gap");
@@ -352,6 +372,7 @@ fn feed_slice(input: &[u8]) {
     }
     assert_eq!(at, frame.dst_start + frame.plain_bytes);
     assert_eq!(slice::decode(&slice::encode(&runs), &frame).as_ref(), Ok(&runs));
+    true
 }
 
 fn seed_slice() -> Vec<Vec<u8>> {
@@ -382,13 +403,13 @@ fn read_tree(parts: &[&[u8]]) -> Result<Vec<entry::Entry>, String> {
     reader.finish().map(|_| entries).map_err(|e| e.to_string())
 }
 
-fn feed_tree(input: &[u8]) {
+fn feed_tree(input: &[u8]) -> bool {
     let (at, bytes) = cut(input);
     let whole = read_tree(&[bytes]);
     let (one, two) = bytes.split_at(at);
     let halves = read_tree(&[one, two]);
     assert_eq!(whole.is_ok(), halves.is_ok(), "a tree in two parts is judged in another way: {whole:?}, {halves:?}");
-    let Ok(entries) = whole else { return };
+    let Ok(entries) = whole else { return false };
     let mut writer = TreeWriter::new();
     for entry in &entries {
         if let entry::EntryKind::File(content) = &entry.kind {
@@ -399,6 +420,7 @@ fn feed_tree(input: &[u8]) {
         }
     }
     assert_eq!(read_tree(&[&writer.finish()]), Ok(entries));
+    true
 }
 
 fn seed_tree() -> Vec<Vec<u8>> {
@@ -440,15 +462,15 @@ fn seed_tree() -> Vec<Vec<u8>> {
     vec![[vec![90], writer.finish()].concat(), [vec![0], TreeWriter::new().finish()].concat()]
 }
 
-fn feed_compress(input: &[u8]) {
-    let Some((length, bytes)) = input.split_first_chunk::<3>() else { return };
+fn feed_compress(input: &[u8]) -> bool {
+    let Some((length, bytes)) = input.split_first_chunk::<3>() else { return false };
     let raw_len = usize::from(length[0]) | usize::from(length[1]) << 8 | usize::from(length[2] & 0x0f) << 16;
     let (mut raw, mut packed) = (Vec::new(), Vec::new());
-    if compress::decompress_exact(bytes, raw_len, &mut raw).is_ok() {
-        assert_eq!(raw.len(), raw_len);
-    }
+    let accepted = compress::decompress_exact(bytes, raw_len, &mut raw).is_ok();
+    assert!(!accepted || raw.len() == raw_len);
     compress::compress(3, bytes, &mut packed);
     assert!(compress::decompress_exact(&packed, bytes.len(), &mut raw).is_ok() && raw == bytes);
+    accepted
 }
 
 fn seed_compress() -> Vec<Vec<u8>> {
@@ -466,56 +488,67 @@ fn context() -> Context {
     Context { now, tz: jiff::tz::TimeZone::get("Europe/Berlin").unwrap_or(jiff::tz::TimeZone::UTC) }
 }
 
-fn feed_selector(input: &[u8]) {
+fn feed_selector(input: &[u8]) -> bool {
     let context = context();
-    if let Ok(selector) = Selector::parse_bytes(input, &context) {
-        assert!(selector.path.as_ref().is_none_or(|path| !path.is_empty()));
-        assert_eq!(Selector::parse_bytes(input, &context), Ok(selector));
-    }
+    let Ok(selector) = Selector::parse_bytes(input, &context) else { return false };
+    assert!(selector.path.as_ref().is_none_or(|path| !path.is_empty()));
+    assert_eq!(Selector::parse_bytes(input, &context), Ok(selector));
+    true
 }
 
 fn seed_selector() -> Vec<Vec<u8>> {
-    texts(&["latest", "latest~2:/srv/app", "@yesterday 14:00:/etc", "tag:a", "class:daily:x", "20240708_143022", "0123abcd"])
+    texts(&[
+        "latest",
+        "latest~2:/srv/app",
+        "@yesterday 14:00:/etc",
+        "tag:a",
+        "class:daily:x",
+        "20240708_143022",
+        "0123abcd",
+    ])
 }
 
-fn feed_time_spec(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+fn feed_time_spec(input: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(input) else { return false };
     let context = context();
-    if let Ok(moment) = parse_time(text, &context) {
-        assert!(moment.start <= moment.end, "{text} ends before it begins");
-        let _ = format_local(moment.end_ns(), &context.tz);
-    }
+    let Ok(moment) = parse_time(text, &context) else { return false };
+    assert!(moment.start <= moment.end, "{text} ends before it begins");
+    let _ = format_local(moment.end_ns(), &context.tz);
+    true
 }
 
 fn seed_time_spec() -> Vec<Vec<u8>> {
-    let forms = ["2026-11-20", "2026-11-20 14:00", "2026-11-20T14:00:30+01:00", "20261120_140030", "14:00", "now", "today"];
+    let forms =
+        ["2026-11-20", "2026-11-20 14:00", "2026-11-20T14:00:30+01:00", "20261120_140030", "14:00", "now", "today"];
     let words = ["yesterday 14:00", "last monday", "3h ago", "2 hours ago", "unix:1700000000"];
     [texts(&forms), texts(&words)].concat()
 }
 
-fn feed_units(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
-    if let Ok(bytes) = units::parse_size(text) {
+fn feed_units(input: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(input) else { return false };
+    let (size, duration) = (units::parse_size(text), units::parse_duration(text));
+    let accepted = size.is_ok() || duration.is_ok();
+    if let Ok(bytes) = size {
         assert_eq!(units::parse_size(&units::format_size_exact(bytes)), Ok(bytes));
         let _ = units::format_size(bytes);
     }
-    if let Ok(duration) = units::parse_duration(text) {
+    if let Ok(duration) = duration {
         assert_eq!(units::parse_duration(&units::format_duration_exact(duration)), Ok(duration));
         let _ = (units::format_duration(duration), units::format_age(duration));
     }
+    accepted
 }
 
 fn seed_units() -> Vec<Vec<u8>> {
     texts(&["10 KB", "1.5GiB", "512 MiB", "0", "18446744073709551615", "90s", "1h30m", "26h", "2w", "250ms"])
 }
 
-fn feed_secret_text(input: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(input)
-        && let Ok((kind, secret)) = secret_text::parse(text)
-    {
-        assert_eq!(secret_text::parse(&secret_text::block(&secret, kind)), Ok((kind, secret)));
-    }
+fn feed_secret_text(input: &[u8]) -> bool {
     let _ = Secret::from_key_file(input);
+    let Ok(text) = std::str::from_utf8(input) else { return false };
+    let Ok((kind, secret)) = secret_text::parse(text) else { return false };
+    assert_eq!(secret_text::parse(&secret_text::block(&secret, kind)), Ok((kind, secret)));
+    true
 }
 
 fn seed_secret_text() -> Vec<Vec<u8>> {
@@ -523,14 +556,14 @@ fn seed_secret_text() -> Vec<Vec<u8>> {
     vec![block(secret_text::TextKind::KeyFile), block(secret_text::TextKind::Recovery)]
 }
 
-fn feed_conninfo(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+fn feed_conninfo(input: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(input) else { return false };
     let _ = holdfast::cli::args::url::mask_passwords(text);
-    if let Ok(pairs) = conninfo::parse(text)
-        && !pairs.is_empty()
-    {
+    let Ok(pairs) = conninfo::parse(text) else { return false };
+    if !pairs.is_empty() {
         assert_eq!(conninfo::parse(&conninfo::write(&pairs)).ok(), Some(pairs));
     }
+    true
 }
 
 fn seed_conninfo() -> Vec<Vec<u8>> {
@@ -546,7 +579,7 @@ thread_local! {
     static FOLDER: Option<tempfile::TempDir> = tempfile::tempdir().ok();
 }
 
-fn feed_settings(input: &[u8]) {
+fn feed_settings(input: &[u8]) -> bool {
     FOLDER.with(|folder| {
         let Some(folder) = folder else { panic!("no temporary folder") };
         let file = folder.path().join("holdfast.toml");
@@ -554,28 +587,29 @@ fn feed_settings(input: &[u8]) {
             panic!("the temporary folder cannot be written");
         }
         let overrides = Overrides { config: Some(file), ..Overrides::default() };
-        if let Ok(settings) = Settings::load(&overrides, &Environment::empty(folder.path())) {
-            let _ = (holdfast::cli::settings::show_text(&settings), settings.configured_series("host"));
-        }
-    });
+        let Ok(settings) = Settings::load(&overrides, &Environment::empty(folder.path())) else { return false };
+        let _ = (holdfast::cli::settings::show_text(&settings), settings.configured_series("host"));
+        true
+    })
 }
 
 fn seed_settings() -> Vec<Vec<u8>> {
     vec![include_bytes!("../../holdfast.example.toml").to_vec(), b"[repository]\nlocation = \"/r\"\n".to_vec()]
 }
 
-fn feed_ignore_rules(input: &[u8]) {
+fn feed_ignore_rules(input: &[u8]) -> bool {
     // patterns become automata, which are much longer than they are
     let input = input.get(..1024).unwrap_or(input);
     let (at, bytes) = cut(input);
     let (patterns, file) = bytes.split_at(at);
     let lines = String::from_utf8_lossy(patterns).lines().map(str::to_owned).collect::<Vec<_>>();
-    let Ok(rules) = Rules::new(lines, true) else { return };
-    let Ok(root) = rules.for_root(&[b"/srv/app"]) else { return };
+    let Ok(rules) = Rules::new(lines, true) else { return false };
+    let Ok(root) = rules.for_root(&[b"/srv/app"]) else { return false };
     let (inner, _) = root.with_ignore_file(b"sub", file);
     for path in [b"a.log".as_slice(), b"sub/a.log", b"sub/tmp", b"sub/\xff\xfe", b".git", patterns, file] {
         let _ = (root.exclusion(path, false), inner.exclusion(path, true));
     }
+    true
 }
 
 fn seed_ignore_rules() -> Vec<Vec<u8>> {
@@ -584,7 +618,7 @@ fn seed_ignore_rules() -> Vec<Vec<u8>> {
 
 // Streams of databases
 
-fn feed_custom_archive(input: &[u8]) {
+fn feed_custom_archive(input: &[u8]) -> bool {
     let (at, bytes) = cut(input);
     let judge = |parts: &[&[u8]]| {
         let mut reader = CustomArchive::default();
@@ -592,7 +626,9 @@ fn feed_custom_archive(input: &[u8]) {
         reader.finish()
     };
     let (one, two) = bytes.split_at(at);
-    assert_eq!(judge(&[bytes]), judge(&[one, two]), "an archive in two parts is judged in another way");
+    let whole = judge(&[bytes]);
+    assert_eq!(whole, judge(&[one, two]), "an archive in two parts is judged in another way");
+    matches!(whole, Verdict::Good(_))
 }
 
 /// The beginning of an archive as `pg_dump` 15 writes it: one table, one table's data.
@@ -634,7 +670,7 @@ fn seed_custom_archive() -> Vec<Vec<u8>> {
     vec![out]
 }
 
-fn feed_plain_dump(input: &[u8]) {
+fn feed_plain_dump(input: &[u8]) -> bool {
     let (at, bytes) = cut(input);
     let kind = PlainKind::of(bytes).unwrap_or(PlainKind::PgDump);
     let judge = |parts: &[&[u8]]| {
@@ -643,7 +679,9 @@ fn feed_plain_dump(input: &[u8]) {
         reader.finish()
     };
     let (one, two) = bytes.split_at(at);
-    assert_eq!(judge(&[bytes]), judge(&[one, two]), "a dump in two parts is judged in another way");
+    let whole = judge(&[bytes]);
+    assert_eq!(whole, judge(&[one, two]), "a dump in two parts is judged in another way");
+    matches!(whole, Verdict::Good(_))
 }
 
 fn seed_plain_dump() -> Vec<Vec<u8>> {

@@ -65,8 +65,8 @@ fn no_seed_and_no_small_change_of_one_breaks_a_parser() {
         assert!(!seeds.is_empty(), "{} has no seeds", target.name);
         let random = SeededRandom::new(17);
         targets::run(target.name, b"");
-        for seed in &seeds {
-            targets::run(target.name, seed);
+        for (n, seed) in seeds.iter().enumerate() {
+            assert!(targets::run(target.name, seed), "seed {n} of {} is not accepted", target.name);
         }
         for n in 0..changes {
             let (seed, other) = (&seeds[n % seeds.len()], &seeds[n / 7 % seeds.len()]);

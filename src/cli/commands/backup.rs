@@ -17,7 +17,6 @@ use crate::ops::backup::{self, BackupError, BackupMeans, BackupReport, BackupReq
 use crate::ops::git_info::{git_info, git_status_dirty};
 use crate::ops::system_info::system_info;
 use crate::repository::cached_snapshots::load_snapshots;
-use crate::repository::reading;
 use crate::source::command::InterruptibleInput;
 use crate::source::postgres::client::ClientSearch;
 use crate::source::postgres::connect::Connection;

@@ -424,8 +424,9 @@ fn feed_tree(input: &[u8]) -> bool {
 }
 
 fn seed_tree() -> Vec<Vec<u8>> {
-    use entry::{Entry, EntryKind, FileContent};
-    let file = FileContent { size: 5, hash: Digest([9; 32]), ..FileContent::default() };
+    use entry::{Entry, EntryKind, FileContent, FileIdentity};
+    let identity = Some(FileIdentity([1, 2, 3, 4, 5, 6]));
+    let file = FileContent { size: 5, hash: Digest([9; 32]), identity, ..FileContent::default() };
     let sparse = FileContent { size: 1 << 20, extents: vec![(4096, 4096)], sparse: true, ..file.clone() };
     let entries = [
         (b"/".as_slice(), EntryKind::Directory),
@@ -449,11 +450,7 @@ fn seed_tree() -> Vec<Vec<u8>> {
             user: Some("root".into()),
             group: None,
             mtime_ns: 1_763_640_000_000_000_000,
-            ctime_ns: 1_763_640_000_000_000_001,
-            device: 42,
-            inode: 7,
             xattrs: vec![(b"user.note".to_vec(), b"x".to_vec())],
-            read_ns: 1_763_640_005_000_000_000,
         };
         if let Err(error) = writer.push(&entry) {
             panic!("the seed is no tree: {error}");

@@ -187,7 +187,11 @@ fn no_torn_file_is_without_its_flag() {
                 }
             }
         });
-        for _ in 0..500 {
+        // 500 readings, and more until the writer was in the way at least once
+        for n in 0..50_000 {
+            if n >= 500 && flagged > 0 {
+                break;
+            }
             let mut bytes = Vec::new();
             let read = reader.read(&found, &RealClock, |piece| {
                 bytes.extend_from_slice(piece);

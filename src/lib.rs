@@ -1,7 +1,7 @@
 //! holdfast: a content-addressed, deduplicating, encrypted backup repository for applications.
 //!
 //! Rooms, from the bottom: [`domain`] (values and decisions), [`recipe`] (streams as ranges and edits), [`fsio`]
-//! (operating system), [`format`] (bytes of every object), [`storage`] (named immutable objects), [`catalog`] (local
+//! (operating system), [`mod@format`] (bytes of every object), [`storage`] (named immutable objects), [`catalog`] (local
 //! knowledge that may be lost), [`source`] and [`target`] (what is saved, where it is put back), [`repository`]
 //! (format and storage together, in the order that keeps data safe), [`ops`] (one use case each) and [`cli`].
 //! Imports go downwards only.

@@ -1,7 +1,7 @@
 //! The configuration of a repository: what was decided at init and never changes. Stored twice, readable without a key,
 //! authenticated with one.
 //!
-//! Body: mac[32], then the record (suite u16, created, made by, chunker, pack target, notes; see `Record`).
+//! Body: a MAC of 32 bytes, then the record (suite u16, created, made by, chunker, pack target, notes; see `Record`).
 //! mac = MAC key over `holdfast v1 config` | header with copy number 0 | record. Whoever changes the suite or the chunker without the key is noticed on opening; without
 //! encryption the key is public and the mac finds damage only.
 

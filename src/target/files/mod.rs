@@ -1,5 +1,5 @@
 //! Restore of files below one directory. [`Restorer`] takes the entries of a tree in order; what an entry says about
-//! itself is set by [`attributes`], contents are written by [`sink`], names are opened by [`beneath`].
+//! itself is set by `attributes`, contents are written by `sink`, names are opened by `beneath`.
 //!
 //! Invariant: nothing outside the target is created, changed or opened, whatever a snapshot says and whoever moves
 //! directories about meanwhile. Every name is looked up below the handle of the target, no symbolic link is followed,

@@ -3,12 +3,14 @@
 //! What is read here is checked on the way: a stream is compared with its proof while it is copied, a file with its
 //! hash. Damage that a second copy made good is kept as a finding; whoever reads must end with exit code 13 then.
 
+use super::cached_snapshots;
 use super::error::{RepoError, Result};
 use super::index::RepositoryIndex;
 use super::index_loader;
 use super::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
-use super::snapshots::{self, LoadedSnapshot};
+use super::snapshots::LoadedSnapshot;
 use super::stream_reader::StreamReader;
+use crate::catalog::Catalog;
 use crate::domain::entry::{Entry, EntryKind};
 use crate::domain::id::{SnapshotId, VersionId};
 use crate::domain::snapshot::{SourceRecord, StreamRecord, StreamRole};
@@ -16,7 +18,7 @@ use crate::format::records::Proof;
 use crate::format::seal::Keys;
 use crate::format::stream_hash::StreamHasher;
 use crate::format::tree::TreeReader;
-use crate::storage::{ErrorKind, ReadStore};
+use crate::storage::ReadStore;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -179,18 +181,7 @@ impl Reading {
 /// # Errors
 /// Storage errors other than damage.
 pub fn load_snapshots(store: &dyn ReadStore, keys: &Keys) -> Result<(Vec<LoadedSnapshot>, Vec<UnreadableSnapshot>)> {
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
-    for id in snapshots::list(store)? {
-        match snapshots::load(store, keys, id) {
-            Ok(snapshot) => good.push(snapshot),
-            // forgotten since the listing
-            Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
-            Err(error) if error.concerns_one_object() => bad.push(UnreadableSnapshot { id, error }),
-            Err(error) => return Err(error),
-        }
-    }
-    good.sort_by_key(|loaded| std::cmp::Reverse((loaded.snapshot.time_ns, loaded.snapshot.id)));
-    Ok((good, bad))
+    cached_snapshots::load_snapshots(store, keys, &Catalog::none())
 }
 
 /// Copying failed: on the repository's side or on the receiver's.

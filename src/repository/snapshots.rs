@@ -7,7 +7,7 @@ use crate::format::envelope::{Expected, Header, ObjectTag};
 use crate::format::records::KIND_SNAPSHOT;
 use crate::format::seal::Keys;
 use crate::format::sealed;
-use crate::storage::{ObjectInfo, ObjectKind, ObjectName, ReadStore, SessionPart};
+use crate::storage::{ObjectKind, ObjectName, ReadStore, SessionPart};
 
 /// Largest snapshot record, bytes.
 pub const SNAPSHOT_BYTES_MAX: usize = 64 << 20;
@@ -95,9 +95,4 @@ pub fn load(store: &dyn ReadStore, keys: &Keys, id: SnapshotId) -> Result<Loaded
 
 fn error_again(error: &RepoError, id: SnapshotId) -> RepoError {
     RepoError::Damaged { object: format!("snapshots/{id}"), reason: format!("both copies: {error}") }
-}
-
-/// Objects of a listing that belong to one snapshot.
-pub fn parts_of(listing: &[ObjectInfo], id: SnapshotId) -> impl Iterator<Item = &ObjectInfo> {
-    listing.iter().filter(move |info| id_of(&info.name) == Some(id))
 }

@@ -17,7 +17,7 @@ pub const DEPTH_MAX: usize = 4096;
 /// Largest encoded head.
 const HEAD_BYTES_MAX: usize = 64 << 20;
 /// Stream bytes flattened at a time.
-const WINDOW_BYTES: u64 = 8 << 20;
+const WINDOW_BYTES: u64 = 4 << 20;
 /// Bytes of segments held by a reader beside the shared cache.
 const HELD_BYTES_MAX: usize = 8 << 20;
 /// Decoded runs of slices kept, bytes.

@@ -1,0 +1,66 @@
+//! The parent of the version being written: a window of its bytes, and a map of all of it when the place is lost.
+
+use super::WINDOW_BYTES;
+use crate::recipe::parent_map::ParentMap;
+use crate::repository::error::Result;
+use crate::repository::session::BackupSession;
+use crate::repository::stream_reader::StreamReader;
+
+/// A part of the parent stream in memory.
+#[derive(Debug, Default)]
+pub(super) struct ParentWindow {
+    pub(super) start: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// The parent of the version being written.
+pub(super) struct Parent {
+    pub(super) reader: StreamReader,
+    pub(super) window: ParentWindow,
+    pub(super) map: Option<ParentMap>,
+}
+
+impl Parent {
+    /// Brings `[low, high)` of the parent stream into the window.
+    pub(super) fn load(&mut self, session: &BackupSession, low: u64, high: u64) -> Result<()> {
+        let high = high.min(self.reader.plain_bytes());
+        let low = low.min(high);
+        let end = self.window.start + self.window.bytes.len() as u64;
+        if low >= self.window.start && low <= end {
+            let drop = usize::try_from(low - self.window.start).unwrap_or(0);
+            // moving the bytes down costs a copy: only when it frees much
+            if drop > WINDOW_BYTES / 2 || high > end {
+                self.window.bytes.drain(..drop);
+                self.window.start = low;
+            }
+        } else {
+            self.window.bytes.clear();
+            self.window.start = low;
+        }
+        let from = self.window.start + self.window.bytes.len() as u64;
+        if high > from {
+            self.window.bytes.reserve_exact(usize::try_from(high - from).unwrap_or(0));
+            self.reader.read(&session.index, &session.reader, from, high, &mut self.window.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The map of the whole parent, made on first use.
+    pub(super) fn map(&mut self, session: &BackupSession) -> Result<&ParentMap> {
+        if self.map.is_none() {
+            let mut map = ParentMap::default();
+            let (mut at, total) = (0, self.reader.plain_bytes());
+            let mut buffer = Vec::new();
+            while at < total {
+                let to = (at + WINDOW_BYTES as u64).min(total);
+                buffer.clear();
+                self.reader.read(&session.index, &session.reader, at, to, &mut buffer)?;
+                map.feed(&buffer);
+                at = to;
+            }
+            map.seal();
+            self.map = Some(map);
+        }
+        Ok(self.map.get_or_insert_default())
+    }
+}

@@ -87,7 +87,7 @@ fn build(folder: &Path, chunks: u64) -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     for first in (0..chunks).step_by(PACK_CHUNKS as usize) {
         let object = IndexId(short("index", first / PACK_CHUNKS / 64));
-        index.add_pack(&pack(first, chunks), Some(object), false);
+        index.add_pack(&pack(first, chunks), Some(object));
         index.add_object(object);
     }
     println!("built: {} chunks in {} packs, {:.1} s", chunks, index.packs().len(), began.elapsed().as_secs_f64());

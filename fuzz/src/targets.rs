@@ -217,7 +217,7 @@ fn feed_pack_table(input: &[u8]) -> bool {
         assert!(loaded.blob(ordinal).is_some());
         let id = |n: u32| loaded.table.ids.get(n as usize).copied().unwrap_or_default();
         match blob.meta {
-            BlobMeta::Segment { space, start } => {
+            BlobMeta::Segment { space, start } | BlobMeta::Sparse { space, start, .. } => {
                 let _ = loaded.segment(id(space), start);
             }
             BlobMeta::Head { version, generation } => {
@@ -244,10 +244,10 @@ fn feed_index_object(input: &[u8]) -> bool {
     let Some(body) = check_record::<IndexBody>(input) else { return false };
     let mut index = RepositoryIndex::new(ChunkTable::default());
     for pack in &body.packs {
-        let number = index.add_pack(pack, Some(IndexId([1; 16])), false);
+        let number = index.add_pack(pack, Some(IndexId([1; 16])));
         assert_eq!(index.pack_number(pack.pack), Some(number));
         for id in pack.table.ids.iter().take(64) {
-            let _ = (index.space_parts(*id).len(), index.record_places(*id), index.space_is_usable(*id));
+            let _ = (index.space_parts(*id).len(), index.record_places(*id));
         }
     }
     true

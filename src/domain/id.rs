@@ -69,6 +69,9 @@ id_type!(
     /// Names one version of one stream and the literal space that this version opened.
     VersionId, 16);
 id_type!(
+    /// Names a condemned record: packs that a prune is about to delete.
+    CondemnedId, 16);
+id_type!(
     /// Names a key slot.
     KeySlotId, 16);
 id_type!(

@@ -13,6 +13,7 @@ pub mod seal;
 pub mod sealed;
 pub mod secret_text;
 pub mod slice;
+pub mod sparse;
 pub mod stream_hash;
 pub mod tree;
 

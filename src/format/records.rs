@@ -99,6 +99,15 @@ pub enum BlobMeta {
         /// Position among the record's slices.
         sequence: u32,
     },
+    /// What is left of the literal bytes of a part of a space: see [`super::sparse`].
+    Sparse {
+        /// Number of the space in the table's ids.
+        space: u32,
+        /// First offset of the part.
+        start: u64,
+        /// Length of the part, holes included.
+        span_bytes: u32,
+    },
 }
 
 impl BlobMeta {
@@ -108,6 +117,15 @@ impl BlobMeta {
             Self::Segment { .. } => 1,
             Self::Head { .. } => 2,
             Self::Slice { .. } => 3,
+            Self::Sparse { .. } => 8,
+        }
+    }
+
+    /// Number in the table's ids of the space or version that the blob belongs to.
+    pub fn owner(self) -> u32 {
+        match self {
+            Self::Segment { space, .. } | Self::Sparse { space, .. } => space,
+            Self::Head { version, .. } | Self::Slice { version, .. } => version,
         }
     }
 }
@@ -120,6 +138,8 @@ pub const KIND_INDEX: u8 = 5;
 pub const KIND_SNAPSHOT: u8 = 6;
 /// Type byte of a session part.
 pub const KIND_SESSION: u8 = 7;
+/// Type byte of a condemned record.
+pub const KIND_CONDEMNED: u8 = 10;
 /// The ordinal of a pack's table.
 pub const TABLE_ORDINAL: u32 = u32::MAX;
 
@@ -132,6 +152,19 @@ pub struct BlobEntry {
     pub stored_bytes: u32,
     /// Bytes after decryption and decompression.
     pub raw_bytes: u32,
+}
+
+impl BlobEntry {
+    /// The space's number and the offsets that a blob of literal bytes spans; None for records.
+    pub fn literal_span(&self) -> Option<(u32, u64, u64)> {
+        match self.meta {
+            BlobMeta::Segment { space, start } => Some((space, start, start.saturating_add(u64::from(self.raw_bytes)))),
+            BlobMeta::Sparse { space, start, span_bytes } => {
+                Some((space, start, start.saturating_add(u64::from(span_bytes))))
+            }
+            BlobMeta::Head { .. } | BlobMeta::Slice { .. } => None,
+        }
+    }
 }
 
 /// A chunk that can be found by its content.

@@ -8,6 +8,7 @@ pub mod ls;
 pub mod observer;
 #[cfg(test)]
 mod planted_fault_tests;
+pub mod prune;
 pub mod repair_index;
 pub mod restore;
 pub mod stats;

@@ -83,11 +83,25 @@ fn compose_all(levels: &mut [Vec<Run>], first: usize) -> Result<Vec<Run>, Uncove
 pub fn flatten<E: From<Uncovered>>(
     start: u64,
     end: u64,
+    fetch: impl FnMut(usize, &[(u64, u64)]) -> Result<Vec<Run>, E>,
+) -> Result<Vec<Run>, E> {
+    flatten_levels(start, end, usize::MAX, fetch)
+}
+
+/// Like [`flatten`], but stops after `levels_max` levels: copies of what lies below stay copies, and the stream that
+/// they copy from is the parent of the last level.
+///
+/// # Errors
+/// As [`flatten`].
+pub fn flatten_levels<E: From<Uncovered>>(
+    start: u64,
+    end: u64,
+    levels_max: usize,
     mut fetch: impl FnMut(usize, &[(u64, u64)]) -> Result<Vec<Run>, E>,
 ) -> Result<Vec<Run>, E> {
     let mut levels: Vec<Vec<Run>> = Vec::new();
     let mut cover: Intervals = vec![(start, end)];
-    while !cover.is_empty() {
+    while !cover.is_empty() && levels.len() < levels_max {
         let found = fetch(levels.len(), &cover)?;
         let mut runs = Vec::new();
         clip(&found, &cover, &mut runs);
@@ -164,6 +178,13 @@ mod tests {
             let (lo, hi) = (u64::from(a) % n, u64::from(b) % n + 1);
             let (lo, hi) = (lo.min(hi - 1), hi.max(lo + 1));
             let flat: Vec<Run> = flatten::<Uncovered>(lo, hi, |level, _| Ok(levels[level].clone())).unwrap();
+            // in two steps over any level between it is the same recipe
+            for cut in 1..levels.len() {
+                let upper = flatten_levels::<Uncovered>(lo, hi, cut, |level, _| Ok(levels[level].clone())).unwrap();
+                let whole = levels.get(cut).map_or(0, |l| l.last().map_or(0, Run::dst_end));
+                let lower = flatten::<Uncovered>(0, whole, |level, _| Ok(levels[cut + level].clone())).unwrap();
+                prop_assert_eq!(expand(&compose(&upper, &lower).unwrap()), expand(&flat));
+            }
             prop_assert_eq!(expand(&flat), truth[lo as usize..hi as usize].to_vec());
             prop_assert!(flat.iter().all(|r| r.space != PARENT));
         }

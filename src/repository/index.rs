@@ -1,8 +1,8 @@
 //! Where everything is: the index in memory, built from the repository's index objects.
 //!
 //! It holds one small entry for each pack, each part of a literal space and each record; tables of packs are read when
-//! needed, and the chunk table lives in [`super::chunk_table`]. Packs named by a condemned record are kept apart: a
-//! reader may use them, a backup may not.
+//! needed, and the chunk table lives in [`super::chunk_table`]. Packs named by a condemned record are left out of the
+//! index of a run that writes; a reader may use them.
 
 use super::chunk_table::ChunkTable;
 use crate::domain::id::{ChunkId, IndexId, PackId, VersionId};
@@ -24,8 +24,6 @@ pub struct PackInfo {
     pub stored_bytes: u64,
     /// The index object that names it; None while that is not written yet.
     pub index: Option<IndexId>,
-    /// True when a condemned record names it.
-    pub condemned: bool,
 }
 
 /// A part of a literal space in one pack.
@@ -46,6 +44,8 @@ pub struct RecordPlace {
     pub generation: u32,
     /// The pack.
     pub pack: PackNumber,
+    /// The record's head is in this pack. A record without a head anywhere was never finished.
+    pub has_head: bool,
 }
 
 /// Where a chunk's plain bytes are.
@@ -65,7 +65,7 @@ pub struct IndexSummary {
     packs: Vec<PackInfo>,
     spaces: Vec<(VersionId, SpacePart)>,
     records: Vec<(VersionId, RecordPlace)>,
-    objects: Vec<IndexId>,
+    objects: Vec<(IndexId, Vec<PackNumber>)>,
 }
 
 /// The index. See the module text.
@@ -76,7 +76,8 @@ pub struct RepositoryIndex {
     spaces: HashMap<VersionId, Vec<SpacePart>>,
     records: HashMap<VersionId, Vec<RecordPlace>>,
     chunks: ChunkTable,
-    objects: HashSet<IndexId>,
+    /// Index objects read, with the packs that each names.
+    objects: HashMap<IndexId, Vec<PackNumber>>,
 }
 
 impl RepositoryIndex {
@@ -91,7 +92,7 @@ impl RepositoryIndex {
             packs: self.packs.clone(),
             spaces: self.spaces.iter().flat_map(|(id, parts)| parts.iter().map(|p| (*id, *p))).collect(),
             records: self.records.iter().flat_map(|(id, places)| places.iter().map(|p| (*id, *p))).collect(),
-            objects: self.objects.iter().copied().collect(),
+            objects: self.objects.iter().map(|(id, packs)| (*id, packs.clone())).collect(),
         }
     }
 
@@ -111,36 +112,47 @@ impl RepositoryIndex {
     }
 
     /// Adds a pack. A pack that is known already keeps its number.
-    pub fn add_pack(&mut self, found: &IndexedPack, index: Option<IndexId>, condemned: bool) -> PackNumber {
+    pub fn add_pack(&mut self, found: &IndexedPack, index: Option<IndexId>) -> PackNumber {
+        let number = self.add_pack_once(found, index);
+        if let Some(index) = index {
+            self.objects.entry(index).or_default().push(number);
+        }
+        number
+    }
+
+    fn add_pack_once(&mut self, found: &IndexedPack, index: Option<IndexId>) -> PackNumber {
         if let Some(&number) = self.by_id.get(&found.pack) {
             if let Some(info) = self.packs.get_mut(number as usize) {
                 info.index = info.index.or(index);
-                info.condemned |= condemned;
             }
             return number;
         }
         let number = PackNumber::try_from(self.packs.len()).unwrap_or(PackNumber::MAX);
         self.by_id.insert(found.pack, number);
         let (id, copy, stored_bytes) = (found.pack, found.copy, found.stored_bytes);
-        self.packs.push(PackInfo { id, copy, stored_bytes, index, condemned });
+        self.packs.push(PackInfo { id, copy, stored_bytes, index });
         let mut parts: HashMap<u32, (u64, u64)> = HashMap::new();
-        let mut records: HashSet<(u32, u32)> = HashSet::new();
+        let mut records: HashMap<(u32, u32), bool> = HashMap::new();
         for blob in &found.table.blobs {
+            if let Some((space, start, end)) = blob.literal_span() {
+                let part = parts.entry(space).or_insert((start, end));
+                *part = (part.0.min(start), part.1.max(end));
+            }
+            // The slices of a long record lie in packs that were full before its head was written.
             match blob.meta {
-                BlobMeta::Segment { space, start } => {
-                    let end = start.saturating_add(u64::from(blob.raw_bytes));
-                    let part = parts.entry(space).or_insert((start, end));
-                    *part = (part.0.min(start), part.1.max(end));
+                BlobMeta::Head { version, generation } => {
+                    records.insert((version, generation), true);
                 }
-                // The slices of a long record lie in packs that were full before its head was written.
-                BlobMeta::Head { version, generation } | BlobMeta::Slice { version, generation, .. } => {
-                    records.insert((version, generation));
+                BlobMeta::Slice { version, generation, .. } => {
+                    records.entry((version, generation)).or_default();
                 }
+                BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => {}
             }
         }
-        for (version, generation) in records {
+        for ((version, generation), has_head) in records {
             if let Some(&version) = found.table.ids.get(version as usize) {
-                self.records.entry(version).or_default().push(RecordPlace { generation, pack: number });
+                let place = RecordPlace { generation, pack: number, has_head };
+                self.records.entry(version).or_default().push(place);
             }
         }
         for (space, (start, end)) in parts {
@@ -148,7 +160,7 @@ impl RepositoryIndex {
                 self.spaces.entry(space).or_default().push(SpacePart { start, end, pack: number });
             }
         }
-        if copy == 0 && !condemned {
+        if copy == 0 {
             self.chunks.add(found);
         }
         number
@@ -156,17 +168,43 @@ impl RepositoryIndex {
 
     /// Marks an index object as read.
     pub fn add_object(&mut self, index: IndexId) {
-        self.objects.insert(index);
+        self.objects.entry(index).or_default();
     }
 
     /// True when this index object has been read.
     pub fn has_object(&self, index: IndexId) -> bool {
-        self.objects.contains(&index)
+        self.objects.contains_key(&index)
     }
 
-    /// The index objects that were read.
-    pub fn objects(&self) -> &HashSet<IndexId> {
+    /// The index objects that were read, with the packs that each names.
+    pub fn objects(&self) -> &HashMap<IndexId, Vec<PackNumber>> {
         &self.objects
+    }
+
+    /// The same index without some packs and without the chunk table. Numbers of packs stay the same.
+    pub fn without(&self, gone: &HashSet<PackNumber>) -> Self {
+        let mut index = Self { packs: self.packs.clone(), by_id: self.by_id.clone(), ..Self::default() };
+        for number in gone {
+            if let Some(info) = self.pack(*number) {
+                index.by_id.remove(&info.id);
+            }
+        }
+        for (id, parts) in &self.spaces {
+            let left: Vec<SpacePart> = parts.iter().filter(|p| !gone.contains(&p.pack)).copied().collect();
+            if !left.is_empty() {
+                index.spaces.insert(*id, left);
+            }
+        }
+        for (id, places) in &self.records {
+            let left: Vec<RecordPlace> = places.iter().filter(|p| !gone.contains(&p.pack)).copied().collect();
+            if !left.is_empty() {
+                index.records.insert(*id, left);
+            }
+        }
+        for (id, packs) in &self.objects {
+            index.objects.insert(*id, packs.iter().filter(|n| !gone.contains(n)).copied().collect());
+        }
+        index
     }
 
     /// All packs, by number.
@@ -189,29 +227,29 @@ impl RepositoryIndex {
         self.spaces.get(&space).map_or(&[], Vec::as_slice)
     }
 
-    /// Packs that hold parts of a version's record of the highest generation that is not condemned, copy 0 before
-    /// copy 1.
+    /// Packs that hold parts of a version's record of the highest generation that has a head, copy 0 before copy 1.
+    /// Only heads decide: slices without one were left by a run that died.
     pub fn record_places(&self, version: VersionId) -> Vec<RecordPlace> {
         let mut places = self.records.get(&version).cloned().unwrap_or_default();
-        let rank = |p: &RecordPlace| {
-            let info = self.pack(p.pack);
-            let condemned = info.is_none_or(|i| i.condemned);
-            (condemned, std::cmp::Reverse(p.generation), info.map_or(2, |i| i.copy))
-        };
-        places.sort_by_key(rank);
-        let best = places.first().map(|p| p.generation);
-        places.retain(|p| Some(p.generation) == best);
+        let Some(best) = places.iter().filter(|p| p.has_head).map(|p| p.generation).max() else { return Vec::new() };
+        places.retain(|p| p.generation == best);
+        places.sort_by_key(|p| self.pack(p.pack).map_or(2, |i| i.copy));
         places
+    }
+
+    /// All places of all records of a version, in no order.
+    pub fn all_record_places(&self, version: VersionId) -> &[RecordPlace] {
+        self.records.get(&version).map_or(&[], Vec::as_slice)
+    }
+
+    /// All literal spaces that have a part in a pack.
+    pub fn spaces(&self) -> impl Iterator<Item = (VersionId, &[SpacePart])> {
+        self.spaces.iter().map(|(id, parts)| (*id, parts.as_slice()))
     }
 
     /// All versions that have a record.
     pub fn versions(&self) -> impl Iterator<Item = VersionId> + '_ {
         self.records.keys().copied()
-    }
-
-    /// True when a literal space has a part in a pack that a backup may rely on.
-    pub fn space_is_usable(&self, space: VersionId) -> bool {
-        self.space_parts(space).iter().all(|p| self.pack(p.pack).is_some_and(|i| !i.condemned))
     }
 
     /// Finds a chunk that a backup may refer to.

@@ -18,7 +18,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const MAGIC: &[u8; 8] = b"hf-idx-1";
+const MAGIC: &[u8; 8] = b"hf-idx-2";
 const HEAD_BYTES: usize = 8 + 8 + 8 + 32;
 /// Decoded bytes of the largest summary: about ten million packs.
 const SUMMARY_BYTES_MAX: usize = 1 << 30;

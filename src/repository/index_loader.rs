@@ -5,7 +5,7 @@ use super::error::{RepoError, Result};
 use super::index::RepositoryIndex;
 use super::index_cache;
 use super::pack_reader::load_index;
-use crate::domain::id::IndexId;
+use crate::domain::id::{IndexId, PackId};
 use crate::format::seal::Keys;
 use crate::storage::{ErrorKind, ObjectKind, ReadStore};
 use std::collections::HashSet;
@@ -19,15 +19,6 @@ use std::sync::Arc;
 pub fn list_objects(store: &dyn ReadStore) -> Result<Vec<IndexId>> {
     let names = store.list(ObjectKind::Index)?;
     Ok(names.iter().filter_map(|i| IndexId::parse(i.name.as_str().split('/').nth(1)?).ok()).collect())
-}
-
-/// Ids of the condemned records that exist.
-///
-/// # Errors
-/// Storage errors.
-pub fn condemned_ids(store: &dyn ReadStore) -> Result<Vec<[u8; 16]>> {
-    let names = store.list(ObjectKind::Condemned)?;
-    Ok(names.iter().filter_map(|i| Some(IndexId::parse(i.name.as_str().split('/').nth(1)?).ok()?.0)).collect())
 }
 
 /// What loading found besides the index.
@@ -44,6 +35,25 @@ const NEW_CHUNKS_SHARE: u64 = 32;
 /// Below this many chunks in all a cache saves nothing.
 const CACHE_CHUNKS_MIN: u64 = 50_000;
 
+/// Reads the index without the packs in `excluded` and what they hold, past the local cache if there are any.
+/// `cache` is used for spilling then.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without(
+    store: &dyn ReadStore,
+    keys: &Arc<Keys>,
+    cache: Option<&Path>,
+    excluded: &HashSet<PackId>,
+) -> Result<(RepositoryIndex, LoadReport)> {
+    if excluded.is_empty() {
+        return load(store, keys, cache);
+    }
+    let mut index = RepositoryIndex::new(ChunkTable::on_disk(cache, keys));
+    let report = add_objects(store, keys, &list_objects(store)?, excluded, &mut index)?;
+    Ok((index, report))
+}
+
 /// Reads the index: from the local cache in `cache` as far as it goes, and all newer index objects. A damaged object
 /// is reported and left out: what only it names is then missing, and whoever needs it fails by itself; one bad object
 /// never blocks the rest.
@@ -57,33 +67,12 @@ pub fn load(store: &dyn ReadStore, keys: &Arc<Keys>, cache: Option<&Path>) -> Re
     let mut index = cached
         .filter(|index| {
             let present: HashSet<IndexId> = listed.iter().copied().collect();
-            index.objects().is_subset(&present)
+            index.objects().keys().all(|id| present.contains(id))
         })
         .unwrap_or_else(|| RepositoryIndex::new(ChunkTable::on_disk(cache, keys)));
     let cached_chunks = index.chunks().len();
     let cached_objects = index.objects().len();
-    let mut report = LoadReport::default();
-    let mut superseded: HashSet<IndexId> = HashSet::new();
-    for &id in &listed {
-        if index.has_object(id) {
-            continue;
-        }
-        match load_index(store, keys, id) {
-            Ok(body) => {
-                superseded.extend(body.supersedes.iter().copied());
-                for pack in &body.packs {
-                    index.add_pack(pack, Some(id), false);
-                }
-                index.add_object(id);
-            }
-            // replaced by a newer one since the listing
-            Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
-            Err(error) if error.concerns_one_object() => report.damaged.push((id, error.to_string())),
-            Err(error) => return Err(error),
-        }
-    }
-    // a damaged object whose place another one has taken is history
-    report.damaged.retain(|(id, _)| !superseded.contains(id));
+    let report = add_objects(store, keys, &listed, &HashSet::new(), &mut index)?;
     let new_chunks = index.chunks().len() - cached_chunks;
     let many =
         index.objects().len() - cached_objects > NEW_OBJECTS_MAX || new_chunks > cached_chunks / NEW_CHUNKS_SHARE;
@@ -95,4 +84,37 @@ pub fn load(store: &dyn ReadStore, keys: &Arc<Keys>, cache: Option<&Path>) -> Re
         let _ = index_cache::store(folder, keys, &mut index);
     }
     Ok((index, report))
+}
+
+/// Adds the index objects that are not known yet, without the packs in `excluded`.
+fn add_objects(
+    store: &dyn ReadStore,
+    keys: &Arc<Keys>,
+    listed: &[IndexId],
+    excluded: &HashSet<PackId>,
+    index: &mut RepositoryIndex,
+) -> Result<LoadReport> {
+    let mut report = LoadReport::default();
+    let mut superseded: HashSet<IndexId> = HashSet::new();
+    for &id in listed {
+        if index.has_object(id) {
+            continue;
+        }
+        match load_index(store, keys, id) {
+            Ok(body) => {
+                superseded.extend(body.supersedes.iter().copied());
+                for pack in body.packs.iter().filter(|p| !excluded.contains(&p.pack)) {
+                    index.add_pack(pack, Some(id));
+                }
+                index.add_object(id);
+            }
+            // replaced by a newer one since the listing
+            Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
+            Err(error) if error.concerns_one_object() => report.damaged.push((id, error.to_string())),
+            Err(error) => return Err(error),
+        }
+    }
+    // a damaged object whose place another one has taken is history
+    report.damaged.retain(|(id, _)| !superseded.contains(id));
+    Ok(report)
 }

@@ -3,17 +3,22 @@
 pub mod cached_snapshots;
 pub mod chunk_run;
 pub mod chunk_table;
+pub mod closure;
+pub mod condemned;
 pub mod error;
 pub mod index;
 pub mod index_cache;
 pub mod index_loader;
 pub mod keys;
+pub mod liveness;
 pub mod open;
 pub mod pack_reader;
 pub mod pack_writer;
 #[cfg(test)]
 pub(crate) mod planted_fault;
 pub mod reading;
+pub mod record_merge;
+pub mod rewrite;
 pub mod session;
 pub mod snapshots;
 pub mod stream_reader;

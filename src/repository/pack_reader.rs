@@ -9,6 +9,7 @@ use crate::format::records::{
     BlobEntry, BlobMeta, IndexBody, KIND_INDEX, KIND_TABLE, PACK_TRAILER_BYTES, PackTable, TABLE_ORDINAL,
 };
 use crate::format::seal::{self, BlobContext, Keys};
+use crate::format::sparse::{self, Piece, SparseError};
 use crate::format::{codec, compress, sealed};
 use crate::storage::{ObjectName, ReadStore};
 use std::collections::HashMap;
@@ -43,12 +44,13 @@ impl LoadedTable {
         for (ordinal, blob) in (0u32..).zip(&table.blobs) {
             offsets.push(offset);
             offset = offset.saturating_add(u64::from(blob.stored_bytes));
+            if let Some((space, start, end)) = blob.literal_span()
+                && let Some(space) = id(space)
+            {
+                segments.push((space, start, end, ordinal));
+            }
             match blob.meta {
-                BlobMeta::Segment { space, start } => {
-                    if let Some(space) = id(space) {
-                        segments.push((space, start, start.saturating_add(u64::from(blob.raw_bytes)), ordinal));
-                    }
-                }
+                BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => {}
                 BlobMeta::Head { version, generation } => {
                     if let Some(version) = id(version) {
                         records.insert((version, generation, None), ordinal);
@@ -72,6 +74,13 @@ impl LoadedTable {
         (found == space && start <= offset && offset < end).then_some((ordinal, start, end))
     }
 
+    /// The blobs of literal bytes of a space, as (ordinal, first offset, first offset after it), ascending.
+    pub fn segments_of(&self, space: VersionId) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
+        let first = self.segments.partition_point(|s| s.0 < space);
+        let same = self.segments.get(first..).unwrap_or_default().iter().take_while(move |s| s.0 == space);
+        same.map(|s| (s.3, s.1, s.2))
+    }
+
     /// The ordinal of a record's head (`None`) or slice.
     pub fn record(&self, version: VersionId, generation: u32, slice: Option<u32>) -> Option<u32> {
         self.records.get(&(version, generation, slice)).copied()
@@ -92,8 +101,63 @@ pub struct ReadCounters {
     pub read_bytes: AtomicU64,
 }
 
+/// Decoded literal bytes of a part of a space, with or without holes.
+#[derive(Debug)]
+pub struct Segment {
+    first: u64,
+    raw: Vec<u8>,
+    /// Empty when there are no holes.
+    pieces: Vec<Piece>,
+}
+
+impl Segment {
+    /// From a decoded blob.
+    ///
+    /// # Errors
+    /// A blob that is no literal bytes, or a sparse segment that is damaged.
+    pub fn new(meta: BlobMeta, raw: Vec<u8>) -> std::result::Result<Self, SparseError> {
+        match meta {
+            BlobMeta::Segment { start, .. } => Ok(Self { first: start, raw, pieces: Vec::new() }),
+            BlobMeta::Sparse { start, span_bytes, .. } => {
+                let pieces = sparse::decode(start, span_bytes, &raw)?;
+                Ok(Self { first: start, raw, pieces })
+            }
+            BlobMeta::Head { .. } | BlobMeta::Slice { .. } => Err(SparseError("it holds no literal bytes")),
+        }
+    }
+
+    /// The bytes from an offset of the space on, as far as they go without a hole; empty where there are none.
+    #[inline]
+    pub fn bytes_at(&self, offset: u64) -> &[u8] {
+        if self.pieces.is_empty() {
+            let skip = offset.checked_sub(self.first).and_then(|skip| usize::try_from(skip).ok());
+            return skip.and_then(|skip| self.raw.get(skip..)).unwrap_or_default();
+        }
+        let after = self.pieces.partition_point(|p| p.start <= offset);
+        let Some(piece) = after.checked_sub(1).and_then(|n| self.pieces.get(n)).filter(|p| offset < p.end()) else {
+            return &[];
+        };
+        let skip = u32::try_from(offset - piece.start).unwrap_or(u32::MAX);
+        self.raw.get((piece.at + skip) as usize..(piece.at + piece.len) as usize).unwrap_or_default()
+    }
+
+    /// The pieces that there are, as (offset in the space, bytes), ascending.
+    pub fn pieces(&self) -> Vec<(u64, &[u8])> {
+        if self.pieces.is_empty() {
+            return vec![(self.first, self.raw.as_slice())];
+        }
+        let bytes = |p: &Piece| self.raw.get(p.at as usize..(p.at + p.len) as usize).unwrap_or_default();
+        self.pieces.iter().map(|p| (p.start, bytes(p))).collect()
+    }
+
+    /// Bytes held in memory.
+    pub fn held_bytes(&self) -> usize {
+        self.raw.len() + self.pieces.len() * size_of::<Piece>()
+    }
+}
+
 /// A decoded segment and when it was last used.
-type CachedSegment = (Arc<Vec<u8>>, u64);
+type CachedSegment = (Arc<Segment>, u64);
 
 #[derive(Default)]
 struct SegmentCache {
@@ -233,17 +297,40 @@ impl PackReader {
         open_blob(&self.keys, pack, ordinal, entry, &stored)
     }
 
-    /// The segment that holds an offset of a space: its bytes and the offset of the first.
+    /// One blob as a compressed unit: decrypted and authenticated, not decompressed. With its raw length.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`] and storage errors.
+    pub fn packed_blob(
+        &self,
+        index: &RepositoryIndex,
+        number: PackNumber,
+        table: &LoadedTable,
+        ordinal: u32,
+    ) -> Result<(Vec<u8>, u32)> {
+        let pack = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?.id;
+        let (entry, offset) =
+            table.blob(ordinal).ok_or_else(|| RepoError::damaged_pack(pack, format!("it has no blob {ordinal}")))?;
+        let stored = self.store.get_range(&ObjectName::pack(pack), offset, entry.stored_bytes)?;
+        let context = BlobContext { object: pack.0, ordinal, kind: entry.meta.kind(), raw_len: entry.raw_bytes };
+        let damaged = |source| RepoError::damaged_pack(pack, format!("blob {ordinal}: {source}"));
+        let packed = sealer_for(&self.keys, entry.meta).open(&context, &stored).map_err(damaged)?;
+        Ok((packed, entry.raw_bytes))
+    }
+
+    /// A segment that holds the byte at an offset of a space.
     ///
     /// # Errors
     /// [`RepoError::Missing`] when no pack holds it; damage when none of those that do can be read.
-    pub fn segment(&self, index: &RepositoryIndex, space: VersionId, offset: u64) -> Result<(Arc<Vec<u8>>, u64)> {
+    pub fn segment(&self, index: &RepositoryIndex, space: VersionId, offset: u64) -> Result<Arc<Segment>> {
         let mut failure = None;
         let mut parts: Vec<_> =
             index.space_parts(space).iter().filter(|p| p.start <= offset && offset < p.end).copied().collect();
         parts.sort_by_key(|p| index.pack(p.pack).map_or(2, |i| i.copy));
         for part in parts {
             match self.segment_in(index, part.pack, space, offset) {
+                // in a hole: another pack may have the byte
+                Ok(Some(found)) if found.bytes_at(offset).is_empty() => {}
                 Ok(Some(found)) => {
                     if let Some(error) = failure {
                         self.note_healed(format!("{error}"));
@@ -264,28 +351,46 @@ impl PackReader {
         pack: PackNumber,
         space: VersionId,
         offset: u64,
-    ) -> Result<Option<(Arc<Vec<u8>>, u64)>> {
+    ) -> Result<Option<Arc<Segment>>> {
         let table = self.table(index, pack)?;
-        let Some((ordinal, start, _)) = table.segment(space, offset) else { return Ok(None) };
+        let Some((ordinal, _, _)) = table.segment(space, offset) else { return Ok(None) };
         {
             let mut cache = locked(&self.segments);
             cache.tick += 1;
             let tick = cache.tick;
             if let Some((bytes, used)) = cache.entries.get_mut(&(pack, ordinal)) {
                 *used = tick;
-                return Ok(Some((Arc::clone(bytes), start)));
+                return Ok(Some(Arc::clone(bytes)));
             }
         }
-        let bytes = Arc::new(self.blob(index, pack, &table, ordinal)?);
-        self.counters.decoded_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let segment = Arc::new(self.literal_blob(index, pack, &table, ordinal)?);
+        self.counters.decoded_bytes.fetch_add(segment.raw.len() as u64, Ordering::Relaxed);
         let mut cache = locked(&self.segments);
         cache.tick += 1;
         let tick = cache.tick;
-        cache.make_room(bytes.len(), self.segment_bytes_max);
-        if cache.entries.insert((pack, ordinal), (Arc::clone(&bytes), tick)).is_none() {
-            cache.bytes += bytes.len();
+        cache.make_room(segment.held_bytes(), self.segment_bytes_max);
+        if cache.entries.insert((pack, ordinal), (Arc::clone(&segment), tick)).is_none() {
+            cache.bytes += segment.held_bytes();
         }
-        Ok(Some((bytes, start)))
+        Ok(Some(segment))
+    }
+
+    /// Decodes one blob of literal bytes, past the cache.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`] and storage errors.
+    pub fn literal_blob(
+        &self,
+        index: &RepositoryIndex,
+        pack: PackNumber,
+        table: &LoadedTable,
+        ordinal: u32,
+    ) -> Result<Segment> {
+        let id = index.pack(pack).map(|p| p.id).unwrap_or_default();
+        let damaged = |reason: String| RepoError::damaged_pack(id, format!("blob {ordinal}: {reason}"));
+        let meta = table.blob(ordinal).map(|b| b.0.meta).ok_or_else(|| damaged("it does not exist".to_owned()))?;
+        let raw = self.blob(index, pack, table, ordinal)?;
+        Segment::new(meta, raw).map_err(|e| damaged(e.to_string()))
     }
 }
 
@@ -295,7 +400,7 @@ impl SegmentCache {
         while self.bytes + incoming > bytes_max && !self.entries.is_empty() {
             let oldest = self.entries.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
             if let Some((bytes, _)) = oldest.and_then(|key| self.entries.remove(&key)) {
-                self.bytes -= bytes.len();
+                self.bytes -= bytes.held_bytes();
             }
         }
     }

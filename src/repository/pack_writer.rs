@@ -43,6 +43,15 @@ pub enum NewBlob {
         /// First offset.
         start: u64,
     },
+    /// What is left of the literal bytes of a part of a space.
+    Sparse {
+        /// The space.
+        space: VersionId,
+        /// First offset of the part.
+        start: u64,
+        /// Length of the part, holes included.
+        span_bytes: u32,
+    },
     /// A record's head.
     Head {
         /// The version.
@@ -63,8 +72,17 @@ pub enum NewBlob {
 
 struct Pending {
     meta: BlobMeta,
-    raw: Vec<u8>,
-    level: i32,
+    bytes: Vec<u8>,
+    form: Form,
+}
+
+/// What the bytes of a pending blob are.
+#[derive(Clone, Copy)]
+enum Form {
+    /// To be compressed at a level.
+    Raw(i32),
+    /// Compressed already, from so many raw bytes.
+    Packed(u32),
 }
 
 struct OpenPack {
@@ -89,6 +107,9 @@ pub struct PackWriter {
     finished: Vec<(IndexedPack, Option<IndexId>)>,
     stored_bytes: u64,
     indexed_at: u64,
+    pack_bytes_min: u64,
+    /// Index objects are written by the caller, once what the packs hold is proved.
+    publishes: bool,
 }
 
 impl std::fmt::Debug for PackWriter {
@@ -101,7 +122,35 @@ impl PackWriter {
     /// A writer with nothing open yet.
     pub fn new(store: Arc<dyn WriteStore>, keys: Arc<Keys>, random: Arc<dyn Random>) -> Self {
         let (unindexed, finished) = (Vec::new(), Vec::new());
-        Self { store, keys, random, open: [None, None], unindexed, finished, stored_bytes: 0, indexed_at: 0 }
+        Self {
+            store,
+            keys,
+            random,
+            open: [None, None],
+            unindexed,
+            finished,
+            stored_bytes: 0,
+            indexed_at: 0,
+            pack_bytes_min: PACK_BYTES_MIN,
+            publishes: true,
+        }
+    }
+
+    /// A writer for data that is there already: packs of at least `pack_bytes_min`, and no index objects; see
+    /// [`Self::finish_packs`].
+    pub fn for_rewriting(
+        store: Arc<dyn WriteStore>,
+        keys: Arc<Keys>,
+        random: Arc<dyn Random>,
+        pack_bytes_min: u64,
+    ) -> Self {
+        let pack_bytes_min = pack_bytes_min.clamp(PACK_BYTES_MIN, PACK_BYTES_MAX);
+        Self { pack_bytes_min, publishes: false, ..Self::new(store, keys, random) }
+    }
+
+    /// Ids of packs that are finished but named by no index object.
+    pub fn unpublished(&self) -> impl Iterator<Item = PackId> + '_ {
+        self.unindexed.iter().map(|p| p.pack)
     }
 
     /// Stored bytes of all finished packs and index objects so far.
@@ -114,16 +163,31 @@ impl PackWriter {
     /// # Errors
     /// Storage errors; [`RepoError::ProofFailed`] when a blob does not decompress to what was given.
     pub fn add(&mut self, copy: u8, blob: NewBlob, raw: Vec<u8>, level: i32) -> Result<()> {
+        self.add_pending(copy, blob, raw, Form::Raw(level))
+    }
+
+    /// Adds a blob that is a compressed unit already, as [`super::pack_reader::PackReader::packed_blob`] gives it.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn add_packed(&mut self, copy: u8, blob: NewBlob, packed: Vec<u8>, raw_len: u32) -> Result<()> {
+        self.add_pending(copy, blob, packed, Form::Packed(raw_len))
+    }
+
+    fn add_pending(&mut self, copy: u8, blob: NewBlob, bytes: Vec<u8>, form: Form) -> Result<()> {
         let pack = self.pack(copy)?;
         let meta = match blob {
             NewBlob::Segment { space, start } => BlobMeta::Segment { space: pack.number(space), start },
+            NewBlob::Sparse { space, start, span_bytes } => {
+                BlobMeta::Sparse { space: pack.number(space), start, span_bytes }
+            }
             NewBlob::Head { version, generation } => BlobMeta::Head { version: pack.number(version), generation },
             NewBlob::Slice { version, generation, sequence } => {
                 BlobMeta::Slice { version: pack.number(version), generation, sequence }
             }
         };
-        pack.pending_bytes += raw.len();
-        pack.pending.push(Pending { meta, raw, level });
+        pack.pending_bytes += bytes.len();
+        pack.pending.push(Pending { meta, bytes, form });
         if pack.pending_bytes >= BATCH_RAW_BYTES { self.write_batch(copy) } else { Ok(()) }
     }
 
@@ -165,7 +229,7 @@ impl PackWriter {
 
     /// Compresses, proves, seals and writes what is pending in one pack; closes the pack when it is long enough.
     fn write_batch(&mut self, copy: u8) -> Result<()> {
-        let aim = (self.stored_bytes / PACK_SHARE).clamp(PACK_BYTES_MIN, PACK_BYTES_MAX);
+        let aim = (self.stored_bytes / PACK_SHARE).clamp(self.pack_bytes_min, PACK_BYTES_MAX);
         let Some(pack) = &mut self.open[usize::from(copy != 0)] else { return Ok(()) };
         pack.write_pending(&self.keys)?;
         if pack.body_bytes >= aim { self.close_pack(copy) } else { Ok(()) }
@@ -188,7 +252,7 @@ impl PackWriter {
     }
 
     fn write_index(&mut self) -> Result<()> {
-        if self.unindexed.is_empty() {
+        if self.unindexed.is_empty() || !self.publishes {
             return Ok(());
         }
         let mut waiting = std::mem::take(&mut self.unindexed);
@@ -212,6 +276,16 @@ impl PackWriter {
         self.close_pack(1)?;
         self.close_pack(0)?;
         self.write_index()
+    }
+
+    /// Closes what is open and returns all packs so far, durable and read back, but named by no index object.
+    ///
+    /// # Errors
+    /// Storage errors, and damage found when reading back.
+    pub fn finish_packs(&mut self) -> Result<Vec<IndexedPack>> {
+        self.close_pack(1)?;
+        self.close_pack(0)?;
+        Ok(std::mem::take(&mut self.unindexed))
     }
 
     /// Packs that were finished since the last call.
@@ -254,9 +328,16 @@ impl OpenPack {
             .enumerate()
             .map(|(k, blob)| {
                 let ordinal = length_u32(first + k, "A pack")?;
-                let raw_len = length_u32(blob.raw.len(), "A blob")?;
+                let raw_len = match blob.form {
+                    Form::Raw(_) => length_u32(blob.bytes.len(), "A blob")?,
+                    Form::Packed(raw_len) => raw_len,
+                };
                 let context = BlobContext { object, ordinal, kind: blob.meta.kind(), raw_len };
-                let stored = pack_blob(sealer_for(keys, blob.meta), &context, &blob.raw, blob.level)?;
+                let sealer = sealer_for(keys, blob.meta);
+                let stored = match blob.form {
+                    Form::Raw(level) => pack_blob(sealer, &context, &blob.bytes, level)?,
+                    Form::Packed(_) => sealer.seal(&context, &blob.bytes),
+                };
                 let stored_bytes = length_u32(stored.len(), "A blob")?;
                 Ok((BlobEntry { meta: blob.meta, stored_bytes, raw_bytes: raw_len }, stored))
             })
@@ -307,7 +388,7 @@ impl OpenPack {
 /// The key that seals a kind of blob.
 pub(crate) fn sealer_for(keys: &Keys, meta: BlobMeta) -> &Sealer {
     match meta {
-        BlobMeta::Segment { .. } => keys.data(),
+        BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => keys.data(),
         BlobMeta::Head { .. } | BlobMeta::Slice { .. } => keys.meta(),
     }
 }

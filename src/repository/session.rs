@@ -10,28 +10,32 @@
 //!
 //! docs/format.md, "Sessions", says why this order.
 
+use super::closure;
+use super::condemned;
 use super::error::{RepoError, Result};
 use super::index::RepositoryIndex;
-use super::index_loader;
 use super::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
 use super::pack_writer::PackWriter;
 use super::snapshots;
 use super::stream_reader::{StreamReader, read_head};
-use crate::domain::id::{Digest, SnapshotId, VersionId};
+use crate::domain::id::{Digest, PackId, SnapshotId, VersionId};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::system::Random;
 use crate::format::chunker::Chunker;
-use crate::format::envelope::{Header, ObjectTag};
+use crate::format::envelope::{Expected, Header, ObjectTag};
 use crate::format::records::{KIND_SESSION, Proof};
 use crate::format::seal::Keys;
 use crate::format::sealed;
 use crate::format::stream_hash::StreamHasher;
 use crate::recipe::sketch::{SKETCH_COMMON_MIN, Sketch};
-use crate::storage::{ObjectKind, ObjectName, SessionGuard, SessionPart, WriteStore};
+use crate::storage::{ObjectKind, ObjectName, ReadStore, SessionGuard, SessionPart, WriteStore};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+/// Largest part of a session, bytes.
+const SESSION_BYTES_MAX: usize = 16 << 20;
 /// Bytes decoded at a time when a version is proved.
 const PROOF_BYTES: u64 = 2 << 20;
 
@@ -67,6 +71,8 @@ pub struct BackupSession {
     pub(crate) writer: PackWriter,
     pub(crate) chunker: Chunker,
     guard: Box<dyn SessionGuard>,
+    /// Packs that condemned records named when the session began; nothing may rely on them.
+    excluded: HashSet<PackId>,
     added: HashMap<VersionId, u64>,
 }
 
@@ -86,32 +92,38 @@ impl BackupSession {
         keys: Arc<Keys>,
         random: Arc<dyn Random>,
         start: &SessionStart,
-        load: impl FnOnce(&dyn WriteStore, &Arc<Keys>) -> Result<RepositoryIndex>,
+        load: impl FnOnce(&dyn WriteStore, &Arc<Keys>, &HashSet<PackId>) -> Result<RepositoryIndex>,
     ) -> Result<Self> {
         let header = |tag| Header::new(tag, keys.repository(), start.id.0, keys.suite().number());
         let limit = |_| RepoError::Limit { what: "A session record".to_owned() };
         let bytes =
             sealed::encode(&header(ObjectTag::SessionStart), keys.meta(), KIND_SESSION, 0, start).map_err(limit)?;
         let guard = store.begin_session(start.id, &bytes)?;
-        let condemned = index_loader::condemned_ids(store.as_ref())?;
-        // what a condemned record names must not be relied on, and this version cannot read which packs that is
-        if !condemned.is_empty() {
-            return Err(RepoError::Newer { what: format!("{} condemned record(s)", condemned.len()) });
+        let ids = condemned::list(store.as_ref())?;
+        let mut excluded = HashSet::new();
+        for &id in &ids {
+            // a record that cannot be read ends the run: it cannot know what to leave alone
+            excluded.extend(condemned::load(store.as_ref(), &keys, id)?.into_iter().flat_map(|r| r.packs));
         }
-        let saw = SessionSaw { condemned };
+        let saw = SessionSaw { condemned: ids.iter().map(|id| id.0).collect() };
         let bytes =
             sealed::encode(&header(ObjectTag::SessionSaw), keys.meta(), KIND_SESSION, 1, &saw).map_err(limit)?;
         store.put_new(&ObjectName::session(start.id, SessionPart::Saw), &bytes)?;
-        let index = load(store.as_ref(), &keys)?;
+        let index = load(store.as_ref(), &keys, &excluded)?;
         let reader = PackReader::new(Arc::clone(&store) as Arc<_>, Arc::clone(&keys), SEGMENT_CACHE_BYTES);
         let writer = PackWriter::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&random));
         let chunker = Chunker::new(&keys.gear_table());
-        Ok(Self { store, keys, random, index, reader, writer, chunker, guard, added: HashMap::new() })
+        Ok(Self { store, keys, random, index, reader, writer, chunker, guard, excluded, added: HashMap::new() })
     }
 
     /// The session's id: the id of the snapshot to be.
     pub fn id(&self) -> SnapshotId {
         self.guard.id()
+    }
+
+    /// The index and what keeps the session alive, for a run that writes no snapshot.
+    pub(crate) fn into_parts(self) -> (RepositoryIndex, Box<dyn SessionGuard>) {
+        (self.index, self.guard)
     }
 
     /// The index the run works with.
@@ -131,8 +143,11 @@ impl BackupSession {
     /// Storage errors other than damage.
     pub fn open_parent(&self, version: VersionId) -> Result<Option<StreamReader>> {
         match StreamReader::open(&self.index, &self.reader, version) {
-            Ok(reader) if reader.is_usable(&self.index) => Ok(Some(reader)),
-            Ok(_) => Ok(None),
+            // beside a prune a version may have lost a part that nobody else needed
+            Ok(_) if !self.excluded.is_empty() && !closure::is_complete(&self.index, &self.reader, version)? => {
+                Ok(None)
+            }
+            Ok(reader) => Ok(Some(reader)),
             Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
         }
@@ -160,16 +175,12 @@ impl BackupSession {
     pub(crate) fn absorb_finished(&mut self) {
         for (pack, index) in self.writer.take_finished() {
             for blob in &pack.table.blobs {
-                let number = match blob.meta {
-                    crate::format::records::BlobMeta::Segment { space, .. } => space,
-                    crate::format::records::BlobMeta::Head { version, .. }
-                    | crate::format::records::BlobMeta::Slice { version, .. } => version,
-                };
+                let number = blob.meta.owner();
                 if let Some(&id) = pack.table.ids.get(number as usize) {
                     *self.added.entry(id).or_default() += u64::from(blob.stored_bytes);
                 }
             }
-            self.index.add_pack(&pack, index, false);
+            self.index.add_pack(&pack, index);
         }
     }
 
@@ -265,4 +276,36 @@ pub fn open_sessions(store: &dyn WriteStore) -> Result<Vec<(SnapshotId, bool)>> 
     ids.sort_unstable();
     ids.dedup();
     ids.into_iter().map(|id| Ok((id, store.session_is_alive(id)?))).collect()
+}
+
+/// Who runs a session.
+///
+/// # Errors
+/// Storage errors, damage.
+pub fn load_start(store: &dyn ReadStore, keys: &Keys, id: SnapshotId) -> Result<SessionStart> {
+    load_part(store, keys, id, SessionPart::Start, ObjectTag::SessionStart, 0)
+}
+
+/// Which condemned records a session had seen before it read the index.
+///
+/// # Errors
+/// Storage errors, damage; [`crate::storage::ErrorKind::NotFound`] while it has not been written.
+pub fn load_saw(store: &dyn ReadStore, keys: &Keys, id: SnapshotId) -> Result<SessionSaw> {
+    load_part(store, keys, id, SessionPart::Saw, ObjectTag::SessionSaw, 1)
+}
+
+fn load_part<T: DeserializeOwned>(
+    store: &dyn ReadStore,
+    keys: &Keys,
+    id: SnapshotId,
+    part: SessionPart,
+    tag: ObjectTag,
+    ordinal: u32,
+) -> Result<T> {
+    let name = ObjectName::session(id, part);
+    let bytes = store.get(&name, SESSION_BYTES_MAX as u64)?;
+    let expected = Expected { repository: Some(keys.repository()), object_id: Some(id.0), ..Expected::any(tag) };
+    let (_, record) = sealed::decode::<T, SESSION_BYTES_MAX>(&bytes, &expected, keys.meta(), KIND_SESSION, ordinal)
+        .map_err(|source| RepoError::Format { object: name.to_string(), source })?;
+    Ok(record)
 }

@@ -2,7 +2,7 @@
 
 use super::error::{RepoError, Result};
 use super::index::{RecordPlace, RepositoryIndex};
-use super::pack_reader::PackReader;
+use super::pack_reader::{PackReader, Segment};
 use crate::domain::id::VersionId;
 use crate::format::codec;
 use crate::format::records::{SliceInfo, VersionHead};
@@ -177,12 +177,6 @@ impl StreamReader {
         self.spaces.iter().copied()
     }
 
-    /// True when a backup may build on this version: nothing of its closure is condemned.
-    pub fn is_usable(&self, index: &RepositoryIndex) -> bool {
-        let condemned = |p: &RecordPlace| index.pack(p.pack).is_none_or(|i| i.condemned);
-        self.levels.iter().all(|l| !l.places.iter().any(condemned)) && self.closure().all(|s| index.space_is_usable(s))
-    }
-
     /// The literal space that a number in flat runs means.
     pub fn space(&self, number: u32) -> Option<VersionId> {
         self.spaces.get(number as usize).copied()
@@ -194,6 +188,28 @@ impl StreamReader {
     /// Damage.
     pub fn flat(&mut self, index: &RepositoryIndex, packs: &PackReader, start: u64, end: u64) -> Result<Vec<Run>> {
         compose::flatten(start, end, |level, cover| self.runs_of(index, packs, level, cover))
+    }
+
+    /// The recipe of `[start, end)` composed over the version's first `levels` records only: what the last of them
+    /// copies from its parent stays a copy of that stream. [`Run::space`] in this reader's numbering; 0 is the version's
+    /// own literals.
+    ///
+    /// # Errors
+    /// Damage.
+    pub fn composed(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        start: u64,
+        end: u64,
+        levels: usize,
+    ) -> Result<Vec<Run>> {
+        compose::flatten_levels(start, end, levels, |level, cover| self.runs_of(index, packs, level, cover))
+    }
+
+    /// The heads of the chain, the version's own first.
+    pub fn heads(&self) -> impl Iterator<Item = &VersionHead> {
+        self.levels.iter().map(|l| &l.head)
     }
 
     /// The runs of one level that overlap the intervals, spaces in this reader's numbering.
@@ -361,11 +377,8 @@ impl StreamReader {
                     left -= take as u64;
                 } else {
                     let space = self.space(run.space).unwrap_or_default();
-                    let (bytes, first) = packs.segment(index, space, src)?;
-                    if !(first..first + bytes.len() as u64).contains(&src) {
-                        return Err(RepoError::Missing { what: format!("byte {src} of literal space {space}") });
-                    }
-                    self.held.keep(run.space, first, bytes);
+                    let segment = packs.segment(index, space, src)?;
+                    self.held.keep(run.space, segment);
                 }
             }
         }
@@ -376,7 +389,7 @@ impl StreamReader {
 /// The segment last used of each literal space: runs of one space follow each other in it.
 #[derive(Debug, Default)]
 struct HeldSegments {
-    by_space: Vec<Option<(u64, Arc<Vec<u8>>)>>,
+    by_space: Vec<Option<Arc<Segment>>>,
     bytes: usize,
 }
 
@@ -385,14 +398,12 @@ impl HeldSegments {
     #[inline]
     fn bytes_at(&self, space: u32, src: u64) -> &[u8] {
         match self.by_space.get(space as usize) {
-            Some(Some((first, bytes))) if src >= *first => {
-                usize::try_from(src - first).ok().and_then(|skip| bytes.get(skip..)).unwrap_or_default()
-            }
+            Some(Some(segment)) => segment.bytes_at(src),
             _ => &[],
         }
     }
 
-    fn keep(&mut self, space: u32, first: u64, bytes: Arc<Vec<u8>>) {
+    fn keep(&mut self, space: u32, segment: Arc<Segment>) {
         if self.bytes > HELD_BYTES_MAX {
             *self = Self::default();
         }
@@ -401,9 +412,9 @@ impl HeldSegments {
             self.by_space.resize(slot + 1, None);
         }
         if let Some(place) = self.by_space.get_mut(slot) {
-            self.bytes += bytes.len();
-            let old = place.replace((first, bytes));
-            self.bytes -= old.map_or(0, |(_, gone)| gone.len());
+            self.bytes += segment.held_bytes();
+            let old = place.replace(segment);
+            self.bytes -= old.map_or(0, |gone| gone.held_bytes());
         }
     }
 }

@@ -343,6 +343,9 @@ mod tests {
         fn list_strays(&self) -> Result<Vec<String>> {
             self.0.list_strays()
         }
+        fn reserve_fault(&self) -> Result<Option<String>> {
+            self.0.reserve_fault()
+        }
     }
 
     impl WriteStore for Faulty {
@@ -378,6 +381,15 @@ mod tests {
     impl DeleteStore for Faulty {
         fn delete(&self, name: &ObjectName) -> Result<bool> {
             self.0.delete(name)
+        }
+        fn remove_run(&self, kind: ObjectKind, id: SnapshotId) -> Result<bool> {
+            self.0.remove_run(kind, id)
+        }
+        fn release_reserve(&self) -> Result<u64> {
+            self.0.release_reserve()
+        }
+        fn restore_reserve(&self) -> Result<()> {
+            self.0.restore_reserve()
         }
     }
 

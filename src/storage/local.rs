@@ -7,10 +7,11 @@
 
 mod create;
 mod pending;
+mod reserve;
 
 use super::{
-    DeleteStore, Error, ErrorKind, ObjectInfo, ObjectKind, ObjectName, ObjectWriter, ReadStore, Result, SessionGuard,
-    SessionPart, WriteStore,
+    DeleteStore, Error, ErrorKind, ObjectInfo, ObjectKind, ObjectName, ObjectWriter, RESERVE_NAME, ReadStore, Result,
+    SessionGuard, SessionPart, WriteStore,
 };
 use crate::domain::id::SnapshotId;
 use crate::fsio::folder::{Folder, Kind};
@@ -299,12 +300,16 @@ impl ReadStore for LocalStore {
             match kind {
                 Some(ObjectKind::Config) => item.kind == Kind::File,
                 Some(_) => item.kind == Kind::Folder,
-                None => create::is_of_file_system(&item.name),
+                None => create::is_of_file_system(&item.name) || item.name == RESERVE_NAME,
             }
         };
         let mut strays: Vec<String> = items.into_iter().filter(|item| !is_ours(item)).map(|item| item.name).collect();
         strays.sort_unstable();
         Ok(strays)
+    }
+
+    fn reserve_fault(&self) -> Result<Option<String>> {
+        reserve::fault(&self.inner.root).map_err(|error| self.inner.error("read", RESERVE_NAME, error))
     }
 }
 
@@ -426,6 +431,30 @@ impl DeleteStore for LocalStore {
             }
         }
         Ok(true)
+    }
+
+    fn remove_run(&self, kind: ObjectKind, id: SnapshotId) -> Result<bool> {
+        let folder = format!("{}/{id}", kind.folder());
+        let wrap = |error| self.inner.error("delete", folder.clone(), error);
+        let items = match self.inner.root.items(&folder) {
+            Ok(items) => items,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(wrap(error)),
+        };
+        for item in items {
+            self.inner.root.remove_file(&format!("{folder}/{}", item.name)).map_err(wrap)?;
+        }
+        self.inner.root.remove_folder(&folder).map_err(wrap)?;
+        self.inner.root.sync_folder(kind.folder()).map_err(wrap)?;
+        Ok(true)
+    }
+
+    fn release_reserve(&self) -> Result<u64> {
+        reserve::release(&self.inner.root).map_err(|error| self.inner.error("delete", RESERVE_NAME, error))
+    }
+
+    fn restore_reserve(&self) -> Result<()> {
+        reserve::take(&self.inner.root).map(drop).map_err(|error| self.inner.error("write", RESERVE_NAME, error))
     }
 }
 

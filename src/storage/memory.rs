@@ -127,6 +127,10 @@ impl ReadStore for MemoryStore {
         Ok(infos.collect())
     }
 
+    fn reserve_fault(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     fn list_strays(&self) -> Result<Vec<String>> {
         let shared = self.lock();
         let tops: BTreeSet<&str> = shared.objects.keys().filter_map(|name| name.split('/').next()).collect();
@@ -201,6 +205,21 @@ impl WriteStore for MemoryStore {
 impl DeleteStore for MemoryStore {
     fn delete(&self, name: &ObjectName) -> Result<bool> {
         Ok(self.lock().objects.remove(name.as_str()).is_some())
+    }
+
+    fn remove_run(&self, kind: ObjectKind, id: SnapshotId) -> Result<bool> {
+        let mut shared = self.lock();
+        let (folder, before) = (format!("{}/{id}/", kind.folder()), shared.objects.len());
+        shared.objects.retain(|name, _| !name.starts_with(&folder));
+        Ok(shared.objects.len() < before)
+    }
+
+    fn release_reserve(&self) -> Result<u64> {
+        Ok(u64::MAX)
+    }
+
+    fn restore_reserve(&self) -> Result<()> {
+        Ok(())
     }
 }
 

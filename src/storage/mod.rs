@@ -12,7 +12,7 @@ pub mod conformance;
 pub mod local;
 pub mod memory;
 
-use crate::domain::id::{IndexId, KeySlotId, PackId, SnapshotId};
+use crate::domain::id::{CondemnedId, IndexId, KeySlotId, PackId, SnapshotId};
 use std::fmt;
 
 /// The kinds of object in a repository; each is a folder of the same name, except the configuration.
@@ -101,6 +101,10 @@ impl ObjectName {
     /// One part of a committed snapshot.
     pub fn snapshot(id: SnapshotId, part: SessionPart) -> Self {
         Self(format!("snapshots/{id}/{}", part.file_name()))
+    }
+    /// A condemned record.
+    pub fn condemned(id: CondemnedId) -> Self {
+        Self(format!("condemned/{id}"))
     }
     /// A name found by listing; the caller checks what it means.
     pub(crate) fn found(path: String) -> Self {
@@ -219,6 +223,8 @@ pub trait ReadStore: Send + Sync {
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectInfo>>;
     /// Names directly in the repository's top folder that belong to no kind (for `verify`).
     fn list_strays(&self) -> Result<Vec<String>>;
+    /// What is wrong with the space kept for a full disk, if anything is.
+    fn reserve_fault(&self) -> Result<Option<String>>;
 }
 
 /// An object being written. Dropping it without `finish` leaves nothing behind.
@@ -259,4 +265,15 @@ pub trait WriteStore: ReadStore {
 pub trait DeleteStore: WriteStore {
     /// Removes an object; `Ok(false)` when it was not there.
     fn delete(&self, name: &ObjectName) -> Result<bool>;
+    /// Removes every part of a snapshot ([`ObjectKind::Snapshot`]) or of a fenced session ([`ObjectKind::Fenced`]);
+    /// `Ok(false)` when there was none. A part that is left after a crash belongs to no snapshot that anybody lists.
+    fn remove_run(&self, kind: ObjectKind, id: SnapshotId) -> Result<bool>;
+    /// Gives back the space that is kept for a full disk, and says how many bytes may be written now before something
+    /// is freed; `u64::MAX` where storage has no such limit.
+    fn release_reserve(&self) -> Result<u64>;
+    /// Takes the space again, as far as there is room.
+    fn restore_reserve(&self) -> Result<()>;
 }
+
+/// The file of zero bytes that a repository on a disk keeps, so that a prune can work when the disk is full.
+pub const RESERVE_NAME: &str = "reserve";

@@ -115,7 +115,7 @@ impl Maker {
     ) -> Saved {
         let id = SnapshotId(self.random.bytes());
         let start = SessionStart { id, host: "host".into(), process: 1, started_ns: 0, sources: vec!["app".into()] };
-        let load = |store: &dyn WriteStore, keys: &Arc<Keys>| Ok(index_loader::load(store, keys, None)?.0);
+        let load = |store: &dyn WriteStore, keys: &Arc<Keys>, _: &_| Ok(index_loader::load(store, keys, None)?.0);
         let (store, keys, random) = (Arc::clone(&self.store), Arc::clone(&self.keys), Arc::clone(&self.random));
         let mut session = BackupSession::begin(store, keys, random, &start, load).expect("begin");
         let data = StreamSettings { full_recipe_depth: EDITS as u32, ..StreamSettings::data() };

@@ -26,8 +26,9 @@ impl Repo {
     fn session(&self) -> BackupSession {
         let id = SnapshotId(self.random.bytes());
         let start = SessionStart { id, host: "test".into(), process: 1, started_ns: 0, sources: Vec::new() };
-        let load =
-            |store: &dyn holdfast::storage::WriteStore, keys: &Arc<Keys>| Ok(index_loader::load(store, keys, None)?.0);
+        let load = |store: &dyn holdfast::storage::WriteStore, keys: &Arc<Keys>, _: &_| {
+            Ok(index_loader::load(store, keys, None)?.0)
+        };
         BackupSession::begin(
             Arc::clone(&self.store) as Arc<_>,
             Arc::clone(&self.keys),

@@ -253,8 +253,8 @@ pub fn run(means: &BackupMeans<'_>, request: BackupRequest) -> Result<BackupRepo
         Arc::clone(&means.keys),
         Arc::clone(&means.random),
         &start,
-        |store, keys| {
-            let (index, report) = index_loader::load(store, keys, means.cache)?;
+        |store, keys, excluded| {
+            let (index, report) = index_loader::load_without(store, keys, means.cache, excluded)?;
             damaged_index = report.damaged.into_iter().map(|(id, why)| format!("index/{id}: {why}")).collect();
             Ok(index)
         },

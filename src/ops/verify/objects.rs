@@ -2,24 +2,23 @@
 //! sessions, fenced sessions, condemned records; and names what does not belong into a repository.
 
 use super::{Run, VerifyError};
-use crate::domain::id::{IndexId, KeySlotId, SnapshotId};
+use crate::domain::id::{CondemnedId, KeySlotId, SnapshotId};
 use crate::format::config_object::{self, UnverifiedConfig};
-use crate::format::envelope::{self, Expected, ObjectTag};
+use crate::format::envelope::{Expected, ObjectTag};
 use crate::format::key_slot::{self, KeySlot};
 use crate::format::records::KIND_SESSION;
 use crate::format::seal::Suite;
 use crate::format::{self, sealed};
 use crate::repository::Problem;
+use crate::repository::condemned::{self, CONDEMNED_BYTES_MAX};
 use crate::repository::error::RepoError;
 use crate::repository::session::{SessionSaw, SessionStart};
 use crate::repository::snapshots::{self, SNAPSHOT_BYTES_MAX};
-use crate::storage::{self, ErrorKind, ObjectKind, ObjectName, SessionPart};
+use crate::storage::{self, ErrorKind, ObjectKind, ObjectName, RESERVE_NAME, SessionPart};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest session record that is decoded, bytes.
 const SESSION_BYTES_MAX: usize = 16 << 20;
-/// Largest condemned record, bytes.
-const CONDEMNED_BYTES_MAX: u64 = 64 << 20;
 
 const PARTS: [SessionPart; 4] =
     [SessionPart::Start, SessionPart::Saw, SessionPart::Manifest, SessionPart::ManifestCopy];
@@ -33,7 +32,7 @@ pub(super) fn check(run: &Run<'_>) -> Result<(), VerifyError> {
         run.cancel.check()?;
         sessions(run, kind)?;
     }
-    condemned(run)?;
+    condemned_records(run)?;
     strays(run)?;
     Ok(())
 }
@@ -228,21 +227,16 @@ fn decode_part(run: &Run<'_>, id: SnapshotId, part: SessionPart, bytes: &[u8]) -
     }
 }
 
-fn condemned(run: &Run<'_>) -> Result<(), VerifyError> {
+fn condemned_records(run: &Run<'_>) -> Result<(), VerifyError> {
     for info in list(run, ObjectKind::Condemned)? {
-        let id = info.name.as_str().split('/').nth(1).and_then(|text| IndexId::parse(text).ok());
+        let id = info.name.as_str().split('/').nth(1).and_then(|text| CondemnedId::parse(text).ok());
         let Some(id) = id else {
             stray(run, info.name.as_str());
             continue;
         };
-        let Some(bytes) = get(run, &info.name, CONDEMNED_BYTES_MAX, true) else { continue };
-        let expected = Expected {
-            repository: Some(run.reading.keys.repository()),
-            object_id: Some(id.0),
-            ..Expected::any(ObjectTag::Condemned)
-        };
-        if let Err(error) = envelope::decode_object(&bytes, &expected) {
-            run.gatherer.finding(info.name.as_str(), Problem::Damaged, error.to_string());
+        let Some(bytes) = get(run, &info.name, CONDEMNED_BYTES_MAX as u64, true) else { continue };
+        if let Err(error) = condemned::decode(&run.reading.keys, id, &bytes) {
+            run.gatherer.error(&error);
         }
     }
     Ok(())
@@ -252,6 +246,11 @@ fn condemned(run: &Run<'_>) -> Result<(), VerifyError> {
 fn strays(run: &Run<'_>) -> Result<(), VerifyError> {
     for name in run.reading.store.list_strays().map_err(RepoError::from)? {
         stray(run, &name);
+    }
+    match run.reading.store.reserve_fault() {
+        Ok(None) => {}
+        Ok(Some(reason)) => run.gatherer.finding(RESERVE_NAME, Problem::Damaged, reason),
+        Err(error) => run.gatherer.finding(RESERVE_NAME, Problem::Unreadable, error.to_string()),
     }
     for info in list(run, ObjectKind::Temporary)? {
         let message = "It is being written, or was left by a run that died".to_owned();

@@ -7,11 +7,11 @@ use super::{BadBlobs, PackSelection, Run, VerifyError, VerifyOptions};
 use crate::catalog::LastRead;
 use crate::domain::id::PackId;
 use crate::format::envelope::{Header, OBJECT_BYTES_MAX, ObjectTag, StoredHasher};
-use crate::format::records::{BlobEntry, BlobMeta, ChunkEntry};
+use crate::format::records::{BlobEntry, ChunkEntry};
 use crate::repository::Problem;
 use crate::repository::error::RepoError;
 use crate::repository::index::{PackInfo, PackNumber};
-use crate::repository::pack_reader::{LoadedTable, open_blob};
+use crate::repository::pack_reader::{LoadedTable, Segment, open_blob};
 use crate::storage::{ObjectName, ReadStore};
 use jiff::SignedDuration;
 use rayon::prelude::*;
@@ -270,10 +270,8 @@ impl<'r> Contents<'r> {
         match open_blob(&self.run.reading.keys, self.pack, ordinal, &entry, stored) {
             Ok(raw) => {
                 self.plain_bytes += raw.len() as u64;
-                if let BlobMeta::Segment { space, start } = entry.meta
-                    && let Err(reason) = self.check_chunks(space, start, &raw)
-                {
-                    self.faults.push((ordinal, reason));
+                if let Err(reason) = self.check_literals(&entry, raw) {
+                    self.faults.push((ordinal, format!("blob {ordinal}: {reason}")));
                 }
             }
             Err(error) => {
@@ -283,16 +281,16 @@ impl<'r> Contents<'r> {
         }
     }
 
-    /// Identifies the chunks of a segment again.
-    fn check_chunks(&mut self, space: u32, start: u64, raw: &[u8]) -> Result<(), String> {
+    /// Identifies the chunks of a blob of literal bytes again.
+    fn check_literals(&mut self, entry: &BlobEntry, raw: Vec<u8>) -> Result<(), String> {
+        let Some((space, start, end)) = entry.literal_span() else { return Ok(()) };
         let Some(table) = self.table else { return Ok(()) };
-        let end = start.saturating_add(raw.len() as u64);
+        let segment = Segment::new(entry.meta, raw).map_err(|e| e.to_string())?;
         let chunk = |n: &u32| table.table.chunks.get(*n as usize);
         let first = self.chunks.partition_point(|n| chunk(n).is_some_and(|c| (c.space, c.start) < (space, start)));
         let inside = |c: &ChunkEntry| c.space == space && c.start < end;
         for c in self.chunks.get(first..).unwrap_or_default().iter().map_while(chunk).take_while(|c| inside(c)) {
-            let from = usize::try_from(c.start - start).unwrap_or(usize::MAX);
-            let bytes = from.checked_add(c.plain_bytes as usize).and_then(|to| raw.get(from..to));
+            let bytes = segment.bytes_at(c.start).get(..c.plain_bytes as usize);
             if bytes.is_none_or(|bytes| self.run.reading.keys.chunk_id(bytes) != c.id) {
                 return Err(format!("chunk {} at offset {} is not what its id says", c.id.short(), c.start));
             }

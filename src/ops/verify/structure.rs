@@ -3,12 +3,12 @@
 use super::{BadBlobs, Run, VerifyError};
 use crate::domain::id::{IndexId, VersionId};
 use crate::format::envelope;
-use crate::format::records::{BlobMeta, IndexBody, IndexedPack, PACK_TRAILER_BYTES, PackTable};
+use crate::format::records::{BlobEntry, BlobMeta, IndexBody, IndexedPack, PACK_TRAILER_BYTES, PackTable};
 use crate::recipe::run::{Intervals, normalize};
 use crate::repository::Problem;
 use crate::repository::error::RepoError;
 use crate::repository::index_loader;
-use crate::repository::pack_reader::{LoadedTable, TABLE_BYTES_MAX, decode_index};
+use crate::repository::pack_reader::{LoadedTable, Segment, TABLE_BYTES_MAX, decode_index, open_blob};
 use crate::storage::{ErrorKind, ObjectKind, ObjectName};
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -98,7 +98,7 @@ pub(super) fn check(run: &Run<'_>, bad: &BadBlobs) -> Result<Coverage, VerifyErr
         let results: Vec<Usable> = body.packs.par_iter().map(|pack| check_pack(run, id, pack)).collect();
         for (pack, usable) in body.packs.into_iter().zip(results) {
             named.insert(pack.pack);
-            cover(&mut coverage, &pack, usable, bad.get(&pack.pack));
+            cover(run, &mut coverage, &pack, usable, bad.get(&pack.pack));
         }
         run.progress(0, None, named.len() as u64, Some(total));
     }
@@ -210,10 +210,7 @@ fn contradiction(table: &PackTable, stored_bytes: u64) -> Option<&'static str> {
         return Some("its table describes more bytes than it has");
     }
     let known = |number: u32| (number as usize) < table.ids.len();
-    let blob_ids = table.blobs.iter().all(|b| match b.meta {
-        BlobMeta::Segment { space, .. } => known(space),
-        BlobMeta::Head { version, .. } | BlobMeta::Slice { version, .. } => known(version),
-    });
+    let blob_ids = table.blobs.iter().all(|b| known(b.meta.owner()));
     if !blob_ids || !table.chunks.iter().all(|c| known(c.space)) {
         return Some("its table names ids that it does not list");
     }
@@ -221,17 +218,40 @@ fn contradiction(table: &PackTable, stored_bytes: u64) -> Option<&'static str> {
 }
 
 /// Adds the readable segments of a pack.
-fn cover(coverage: &mut Coverage, pack: &IndexedPack, usable: Usable, bad: Option<&BTreeSet<u32>>) {
+fn cover(run: &Run<'_>, coverage: &mut Coverage, pack: &IndexedPack, usable: Usable, bad: Option<&BTreeSet<u32>>) {
     let loaded = LoadedTable::new(pack.table.clone());
     for ordinal in 0..u32::try_from(pack.table.blobs.len()).unwrap_or(u32::MAX) {
         let Some((entry, offset)) = loaded.blob(ordinal) else { break };
-        let BlobMeta::Segment { space, start } = entry.meta else { continue };
+        let Some((space, start, end)) = entry.literal_span() else { continue };
         let there = offset.saturating_add(u64::from(entry.stored_bytes)) <= usable.stored_bytes;
         if !there || bad.is_some_and(|bad| bad.contains(&ordinal)) {
             continue;
         }
         if let Some(&space) = pack.table.ids.get(space as usize) {
-            coverage.add(space, pack.copy, start, start.saturating_add(u64::from(entry.raw_bytes)));
+            if !matches!(entry.meta, BlobMeta::Sparse { .. }) {
+                coverage.add(space, pack.copy, start, end);
+                continue;
+            }
+            // which bytes are left stands in the blob itself
+            match read_sparse(run, pack, *entry, ordinal, offset) {
+                Ok(segment) => segment
+                    .pieces()
+                    .iter()
+                    .for_each(|(at, bytes)| coverage.add(space, pack.copy, *at, at + bytes.len() as u64)),
+                Err(error) => run.gatherer.error(&error),
+            }
         }
     }
+}
+
+fn read_sparse(
+    run: &Run<'_>,
+    pack: &IndexedPack,
+    entry: BlobEntry,
+    ordinal: u32,
+    offset: u64,
+) -> Result<Segment, RepoError> {
+    let stored = run.reading.store.get_range(&ObjectName::pack(pack.pack), offset, entry.stored_bytes)?;
+    let raw = open_blob(&run.reading.keys, pack.pack, ordinal, &entry, &stored)?;
+    Segment::new(entry.meta, raw).map_err(|e| RepoError::damaged_pack(pack.pack, format!("blob {ordinal}: {e}")))
 }

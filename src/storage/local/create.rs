@@ -4,7 +4,7 @@
 
 use super::{LocalStore, classify, folder_error, random_hex};
 use crate::fsio::folder::{Folder, Item, Kind, create_folders};
-use crate::storage::{Error, ErrorKind, ObjectKind, ObjectName, Result};
+use crate::storage::{Error, ErrorKind, ObjectKind, ObjectName, RESERVE_NAME, Result};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -59,6 +59,7 @@ fn prepare(dir: &Path) -> Result<(Folder, CreationLock)> {
         root.remove_file(&format!("keys/{}", item.name)).map_err(wrap)?;
     }
     root.sync_folder("keys").map_err(wrap)?;
+    super::reserve::take(&root).map_err(wrap)?;
     root.sync_folder(".").map_err(wrap)?;
     Ok((root, lock))
 }
@@ -77,7 +78,7 @@ fn refuse_contents(dir: &Path, root: &Folder) -> Result<()> {
             Some(ObjectKind::Key | ObjectKind::Temporary) if item.kind == Kind::Folder => {}
             Some(_) if item.kind == Kind::Folder && is_empty(root, &item).map_err(wrap)? => {}
             Some(_) => return refuse(format!("the folder is not empty: it holds {}", item.name)),
-            None if is_of_file_system(&item.name) => {}
+            None if is_of_file_system(&item.name) || item.name == RESERVE_NAME => {}
             None => return refuse(format!("the folder is not empty: it holds {}", item.name)),
         }
     }

@@ -1,0 +1,302 @@
+//! Carries a plan out up to the condemned record: write, prove, publish, condemn.
+
+use super::finish::Own;
+use super::plan::Plan;
+use super::{PruneError, PruneMeans, PruneReport, View, unreadable};
+use crate::domain::id::{CondemnedId, IndexId, PackId, VersionId};
+use crate::format::records::{IndexBody, IndexedPack, Proof};
+use crate::ops::observer::{Event, Progress};
+use crate::repository::closure::{Coverage, first_hole};
+use crate::repository::condemned::{self, Condemned};
+use crate::repository::error::RepoError;
+use crate::repository::index::{PackNumber, RepositoryIndex};
+use crate::repository::liveness::Marking;
+use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
+use crate::repository::pack_writer::{PackWriter, put_index};
+use crate::repository::record_merge;
+use crate::repository::rewrite;
+use crate::repository::session::prove_stream;
+use crate::repository::stream_reader::{StreamReader, read_head};
+use crate::storage::ObjectName;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Packs named by one index object.
+const INDEX_PACKS_MAX: usize = 64;
+/// Packs written by a prune aim at this length at least.
+const PACK_BYTES_MIN: u64 = 4 << 20;
+/// Bytes decoded at a time when two forms of a stream are compared.
+const COMPARE_BYTES: u64 = 2 << 20;
+
+/// Executes a plan. What was written and not published is removed again when it fails.
+pub(super) fn execute(
+    means: &PruneMeans<'_>,
+    view: View,
+    plan: Plan,
+    report: &mut PruneReport,
+) -> Result<Own, PruneError> {
+    let (writer, keys, random) = (Arc::clone(&means.writer), Arc::clone(&means.keys), Arc::clone(&means.random));
+    let mut writer = PackWriter::for_rewriting(writer, keys, random, PACK_BYTES_MIN);
+    let mut written = Vec::new();
+    match write_and_prove(means, &view, &plan, &mut writer, &mut written, report) {
+        Ok(gone) => publish_and_condemn(means, view, plan, written, gone, report),
+        Err(error) => {
+            // nobody knows these packs; what cannot be removed now is an orphan of the next prune
+            drop(writer.finish_packs().map(|more| written.extend(more)));
+            let unpublished: Vec<PackId> = written.iter().map(|p| p.pack).chain(writer.unpublished()).collect();
+            for pack in unpublished {
+                let _ = means.store.delete(&ObjectName::pack(pack));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn write_and_prove(
+    means: &PruneMeans<'_>,
+    view: &View,
+    plan: &Plan,
+    writer: &mut PackWriter,
+    written: &mut Vec<IndexedPack>,
+    report: &mut PruneReport,
+) -> Result<HashSet<PackNumber>, PruneError> {
+    let observer = means.observer;
+    let items = (plan.merges.len() + plan.rewrite.len()) as u64;
+    observer.event(&Event::PhaseStarted { phase: "writing what is kept", total_bytes: None, total_items: Some(items) });
+    let progress = |done: u64| {
+        observer.event(&Event::Progress(Progress {
+            items_done: done,
+            total_items: Some(items),
+            ..Progress::default()
+        }));
+    };
+    let mut heads = HashMap::new();
+    for (done, merge) in (1u64..).zip(&plan.merges) {
+        means.cancel.check()?;
+        let below = match merge.parent {
+            None => None,
+            Some(parent) => match heads.remove(&parent) {
+                Some(head) => Some(head),
+                None => Some(read_head(&view.index, &view.packs, parent).map_err(unreadable)?.0),
+            },
+        };
+        let generation = next_generation(view.marking.generation(merge.version).unwrap_or(0), means);
+        let head = record_merge::write(&view.index, &view.packs, writer, merge, generation, below.as_ref())
+            .map_err(unreadable)?;
+        if let Some(below) = below {
+            heads.insert(below.version, below);
+        }
+        heads.insert(head.version, head);
+        progress(done);
+    }
+    drop(heads);
+    for (done, pack) in (plan.merges.len() as u64 + 1..).zip(&plan.rewrite) {
+        means.cancel.check()?;
+        rewrite::copy_pack(&view.index, &view.packs, writer, &view.marking, &plan.repeated, pack.number)
+            .map_err(unreadable)?;
+        progress(done);
+    }
+    written.extend(writer.finish_packs()?);
+    // what is left when all that goes is gone
+    let gone: HashSet<PackNumber> = plan.rewrite.iter().chain(&plan.remove).map(|p| p.number).collect();
+    let mut after = view.index.without(&gone);
+    for pack in written.iter() {
+        after.add_pack(pack, None);
+    }
+    report.versions_proved += prove(means, view, plan, &after, &gone)?;
+    Ok(gone)
+}
+
+/// A generation above the present one. The low half is random, so that two prunes that write a record of the same
+/// version at the same time never give it the same number.
+fn next_generation(present: u32, means: &PruneMeans<'_>) -> u32 {
+    let [a, b] = means.random.bytes::<2>();
+    ((present >> 16) + 1) << 16 | u32::from(u16::from_le_bytes([a, b]))
+}
+
+/// Proves that everything needed is still there when nothing but `after` is left. Returns the versions decoded.
+fn prove(
+    means: &PruneMeans<'_>,
+    view: &View,
+    plan: &Plan,
+    after: &RepositoryIndex,
+    gone: &HashSet<PackNumber>,
+) -> Result<u64, PruneError> {
+    let total = plan.merges.len() as u64;
+    means.observer.event(&Event::PhaseStarted {
+        phase: "proving what is kept",
+        total_bytes: None,
+        total_items: Some(total),
+    });
+    let packs = PackReader::new(Arc::clone(&means.reader), Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
+    let failed = |what: String| {
+        move |error: RepoError| match error {
+            error if error.concerns_one_object() || matches!(error, RepoError::ProofFailed { .. }) => {
+                PruneError::NotProved { what, reason: error.to_string() }
+            }
+            error => PruneError::Repository(error),
+        }
+    };
+    // marked anew from what stays: whatever the first marking forgot is missing here
+    let marking = Marking::of(after, &packs, &view.needed).map_err(failed("the records".to_owned()))?;
+    covered(view, after, &packs, &marking, gone)?;
+    let mut done = 0;
+    for merge in &plan.merges {
+        means.cancel.check()?;
+        let what = format!("version {}", merge.version);
+        let (head, _) = read_head(after, &packs, merge.version).map_err(failed(what.clone()))?;
+        if head.parent != merge.parent {
+            let reason = "it is not the record that was written".to_owned();
+            return Err(PruneError::NotProved { what, reason });
+        }
+        match head.proof {
+            Proof::Stream { .. } => prove_stream(after, &packs, merge.version).map_err(failed(what))?,
+            // file contents are proved by their tree; here the two forms are compared byte for byte
+            Proof::Files { .. } => same_bytes(view, after, &packs, merge.version).map_err(failed(what))?,
+        }
+        done += 1;
+        means.observer.event(&Event::Progress(Progress {
+            items_done: done,
+            total_items: Some(total),
+            ..Progress::default()
+        }));
+    }
+    let healed = packs.healed();
+    match healed.first() {
+        None => Ok(done),
+        Some(reason) => Err(PruneError::NotProved { what: "a second copy".to_owned(), reason: reason.clone() }),
+    }
+}
+
+/// Every literal space and every record with a part in a pack that goes: what is needed of it is in packs that stay, in
+/// the same copy number.
+fn covered(
+    view: &View,
+    after: &RepositoryIndex,
+    packs: &PackReader,
+    marking: &Marking,
+    gone: &HashSet<PackNumber>,
+) -> Result<(), PruneError> {
+    let mut coverage = Coverage::default();
+    for (space, parts) in view.index.spaces() {
+        let copies: BTreeSet<u8> = parts
+            .iter()
+            .filter(|p| gone.contains(&p.pack))
+            .filter_map(|p| view.index.pack(p.pack).map(|i| i.copy))
+            .collect();
+        for copy in copies {
+            let mut before = Coverage::default();
+            let held = before.of(&view.index, &view.packs, space, Some(copy)).map_err(unreadable)?.clone();
+            let kept = coverage.of(after, packs, space, Some(copy)).map_err(unreadable)?;
+            for (start, end) in marking.live_parts(space) {
+                // what this copy never held it need not hold now
+                for (from, to) in overlaps(&held, start, end) {
+                    // pieces nearer than the gap are joined in the marking; between them nothing need be kept
+                    if let Some(hole) = first_hole(kept, from, to) {
+                        let reason = format!("bytes {} to {} would be lost", hole.0, hole.1);
+                        return Err(PruneError::NotProved { what: format!("literal space {space}"), reason });
+                    }
+                }
+            }
+        }
+    }
+    let mut versions: BTreeSet<VersionId> = BTreeSet::new();
+    for version in view.index.versions().filter(|v| view.needed.contains(v)) {
+        if view.index.all_record_places(version).iter().any(|p| gone.contains(&p.pack)) {
+            versions.insert(version);
+        }
+    }
+    for version in versions {
+        let places = after.record_places(version);
+        let (head, _) = read_head(after, packs, version).map_err(unreadable)?;
+        let slices = u32::try_from(head.slices.len()).unwrap_or(u32::MAX);
+        for copy in [0u8, 1] {
+            let here: Vec<_> = places.iter().filter(|p| after.pack(p.pack).is_some_and(|i| i.copy == copy)).collect();
+            for part in std::iter::once(None).chain((0..slices).map(Some)) {
+                let mut found = false;
+                for place in &here {
+                    let table = packs.table(after, place.pack).map_err(unreadable)?;
+                    found |= table.record(version, head.generation, part).is_some();
+                }
+                if !found {
+                    let reason = format!("copy {copy} of a part of its record would be lost");
+                    return Err(PruneError::NotProved { what: format!("version {version}"), reason });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn overlaps(parts: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let first = parts.partition_point(|p| p.1 <= start);
+    let inside = parts.get(first..).unwrap_or_default().iter().take_while(move |p| p.0 < end);
+    inside.map(move |p| (p.0.max(start), p.1.min(end)))
+}
+
+/// Compares a version as it reads today with how it will read.
+fn same_bytes(view: &View, after: &RepositoryIndex, packs: &PackReader, version: VersionId) -> Result<(), RepoError> {
+    let mut old = StreamReader::open(&view.index, &view.packs, version)?;
+    let mut new = StreamReader::open(after, packs, version)?;
+    let differ = |at: u64| RepoError::ProofFailed {
+        what: format!("version {version}"),
+        reason: format!("its bytes differ from {at} on"),
+    };
+    let total = old.plain_bytes();
+    if new.plain_bytes() != total {
+        return Err(differ(total));
+    }
+    let (mut at, mut a, mut b) = (0, Vec::new(), Vec::new());
+    while at < total {
+        let to = (at + COMPARE_BYTES).min(total);
+        a.clear();
+        b.clear();
+        old.read(&view.index, &view.packs, at, to, &mut a)?;
+        new.read(after, packs, at, to, &mut b)?;
+        if a != b {
+            return Err(differ(at));
+        }
+        at = to;
+    }
+    Ok(())
+}
+
+/// Names the new packs in index objects, then condemns the old ones.
+fn publish_and_condemn(
+    means: &PruneMeans<'_>,
+    view: View,
+    plan: Plan,
+    written: Vec<IndexedPack>,
+    gone: HashSet<PackNumber>,
+    report: &mut PruneReport,
+) -> Result<Own, PruneError> {
+    let mut published: Vec<IndexId> = Vec::new();
+    let new_packs = written.len();
+    let new_bytes: u64 = written.iter().map(|p| p.stored_bytes).sum();
+    let mut waiting = written;
+    while !waiting.is_empty() {
+        let rest = waiting.split_off(waiting.len().min(INDEX_PACKS_MAX));
+        let body = IndexBody { supersedes: Vec::new(), packs: std::mem::replace(&mut waiting, rest) };
+        let (id, _) = put_index(means.writer.as_ref(), &means.keys, means.random.as_ref(), &body)?;
+        published.push(id);
+    }
+    let mut packs: Vec<PackId> = gone.iter().filter_map(|n| view.index.pack(*n).map(|i| i.id)).collect();
+    packs.extend(view.orphans.iter().map(|o| o.0));
+    packs.sort_unstable();
+    let record = Condemned {
+        id: CondemnedId(means.random.bytes()),
+        created_ns: i64::try_from(means.clock.now().as_nanosecond()).unwrap_or(i64::MAX),
+        host: means.host.clone(),
+        packs,
+        snapshots: view.roots.gone.clone(),
+    };
+    condemned::put(means.writer.as_ref(), &means.keys, &record)?;
+    report.records_merged += plan.merges.len() as u64;
+    report.packs_rewritten += plan.rewrite.len() as u64;
+    report.packs_removed += (plan.remove.len() + view.orphans.len()) as u64;
+    report.written_bytes += new_bytes;
+    let index_objects: BTreeSet<IndexId> = view.index.objects().keys().copied().chain(published).collect();
+    let gone_bytes = plan.freed_bytes() + view.orphans.iter().map(|o| o.1).sum::<u64>();
+    debug_assert!(new_packs > 0 || !record.packs.is_empty() || !record.snapshots.is_empty());
+    Ok(Own { record, roots: view.roots, index_objects, gone_bytes })
+}

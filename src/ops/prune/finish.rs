@@ -1,0 +1,280 @@
+//! From the condemned record to the deletion.
+//!
+//! A record is ripe when every session that exists has seen it: whoever began before it was written might rely on what
+//! it names. Then, and only then, the snapshots are listed again and marked anew without the condemned packs; if
+//! anything is missing, the record is withdrawn and nothing is deleted. Index objects are replaced before packs are
+//! deleted, and the record goes last, so that a crash anywhere is resumed by reading it.
+
+use super::{PruneError, PruneMeans, PruneReport, Roots, short, unreadable};
+use crate::domain::id::{CondemnedId, IndexId, PackId, SnapshotId};
+use crate::format::records::IndexBody;
+use crate::ops::observer::{Event, Progress};
+use crate::repository::closure::{Coverage, first_hole};
+use crate::repository::condemned::{self, Condemned};
+use crate::repository::error::RepoError;
+use crate::repository::index::RepositoryIndex;
+use crate::repository::index_loader;
+use crate::repository::liveness::Marking;
+use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES, load_index};
+use crate::repository::pack_writer::put_index;
+use crate::repository::session;
+use crate::storage::{ErrorKind, ObjectKind, ObjectName};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+/// Packs named by one index object.
+const INDEX_PACKS_MAX: usize = 64;
+/// Index objects that name fewer packs than this are small; many small ones are merged.
+const SMALL_OBJECT_PACKS: usize = 16;
+/// Small index objects that are left alone.
+const SMALL_OBJECTS_LEFT: usize = 32;
+
+/// A record that this run has just written, and what the run knew when it did.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) record: Condemned,
+    pub(super) roots: Roots,
+    /// All index objects, its own included.
+    pub(super) index_objects: BTreeSet<IndexId>,
+    pub(super) gone_bytes: u64,
+}
+
+/// Finishes the record of this run, if no session is in the way.
+pub(super) fn finish_own(means: &PruneMeans<'_>, own: &Own, report: &mut PruneReport) -> Result<(), PruneError> {
+    let waiting = sessions_in_the_way(means, own.record.id, report)?;
+    if !waiting.is_empty() {
+        report.packs_waiting += own.record.packs.len() as u64;
+        report.waiting_bytes += own.gone_bytes;
+        report.waiting_for = waiting;
+        return Ok(());
+    }
+    // nothing happened since it was proved: no need to look again
+    let unchanged = (means.roots)()? == own.roots
+        && others(means, own.record.id)?.is_empty()
+        && index_loader::list_objects(means.reader.as_ref())?.into_iter().collect::<BTreeSet<_>>() == own.index_objects;
+    finish(means, &own.record, !unchanged, report)
+}
+
+/// Finishes the records that earlier prunes left.
+pub(super) fn finish_pending(means: &PruneMeans<'_>, report: &mut PruneReport) -> Result<(), PruneError> {
+    for id in condemned::list(means.reader.as_ref())? {
+        means.cancel.check()?;
+        let record = match condemned::load(means.reader.as_ref(), &means.keys, id) {
+            Ok(Some(record)) => record,
+            Ok(None) => continue,
+            Err(error) if error.concerns_one_object() => {
+                withdraw_unreadable(means, id, &error)?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let waiting = sessions_in_the_way(means, id, report)?;
+        if waiting.is_empty() {
+            finish(means, &record, true, report)?;
+        } else {
+            report.packs_waiting += record.packs.len() as u64;
+            report.waiting_for = waiting;
+        }
+    }
+    Ok(())
+}
+
+/// A record that cannot be read stops every run that writes. Whoever wrote it is dead (two prunes do not run at once),
+/// so nothing is being deleted under it any more: packs that the index names are whole, and those that it does not name
+/// are orphans.
+fn withdraw_unreadable(means: &PruneMeans<'_>, id: CondemnedId, error: &RepoError) -> Result<(), PruneError> {
+    let message = format!("The record condemned/{} cannot be read and is withdrawn ({error})", short(id));
+    means.observer.event(&Event::Note { code: "prune.record_withdrawn", message: &message });
+    means.store.delete(&ObjectName::condemned(id))?;
+    Ok(())
+}
+
+fn others(means: &PruneMeans<'_>, id: CondemnedId) -> Result<Vec<CondemnedId>, PruneError> {
+    Ok(condemned::list(means.reader.as_ref())?.into_iter().filter(|other| *other != id).collect())
+}
+
+/// Sessions that have not seen a record. Those of dead processes are fenced and do not count.
+fn sessions_in_the_way(
+    means: &PruneMeans<'_>,
+    id: CondemnedId,
+    report: &mut PruneReport,
+) -> Result<Vec<String>, PruneError> {
+    let mut waiting = Vec::new();
+    for (session, alive) in session::open_sessions(means.writer.as_ref())? {
+        if !alive {
+            if means.store.fence(session)? {
+                report.closed_runs.push(session.hex());
+                end_session(means, session)?;
+            }
+            // otherwise it has committed meanwhile: its snapshot is listed below
+            continue;
+        }
+        // no `saw` yet, or one that cannot be read, is as good as not seen
+        let saw = session::load_saw(means.reader.as_ref(), &means.keys, session);
+        if !saw.is_ok_and(|saw| saw.condemned.contains(&id.0)) {
+            let who = session::load_start(means.reader.as_ref(), &means.keys, session).map_or_else(
+                |_| format!("run {}", session.short()),
+                |start| format!("process {} on {} ({})", start.process, start.host, start.sources.join(", ")),
+            );
+            waiting.push(who);
+        }
+    }
+    Ok(waiting)
+}
+
+/// Deletes what a ripe record names. With `look_again` everything that is kept is marked anew first.
+fn finish(
+    means: &PruneMeans<'_>,
+    record: &Condemned,
+    look_again: bool,
+    report: &mut PruneReport,
+) -> Result<(), PruneError> {
+    let roots = (means.roots)()?;
+    let mut excluded = HashSet::new();
+    for other in others(means, record.id)? {
+        excluded.extend(
+            condemned::load(means.reader.as_ref(), &means.keys, other)
+                .map_err(unreadable)?
+                .into_iter()
+                .flat_map(|r| r.packs),
+        );
+    }
+    let (index, loaded) = index_loader::load(means.reader.as_ref(), &means.keys, means.cache)?;
+    if let Some((id, reason)) = loaded.damaged.into_iter().next() {
+        return Err(PruneError::Unreadable { what: format!("index/{id}"), reason });
+    }
+    if look_again {
+        let gone: HashSet<PackId> = record.packs.iter().copied().collect();
+        if let Some(reason) = still_needed(means, &index, &roots, &gone, &excluded)? {
+            let message = format!(
+                "A run that was not over when packs were condemned relies on some of them; they stay ({reason})"
+            );
+            means.observer.event(&Event::Note { code: "prune.record_withdrawn", message: &message });
+            means.store.delete(&ObjectName::condemned(record.id))?;
+            return Ok(());
+        }
+    }
+    delete(means, record, &index, &roots, report)
+}
+
+/// What a kept snapshot would miss without the packs in `gone` and `excluded`, if anything.
+fn still_needed(
+    means: &PruneMeans<'_>,
+    index: &RepositoryIndex,
+    roots: &Roots,
+    gone: &HashSet<PackId>,
+    excluded: &HashSet<PackId>,
+) -> Result<Option<String>, PruneError> {
+    let numbers: HashSet<_> = gone.union(excluded).filter_map(|id| index.pack_number(*id)).collect();
+    let after = index.without(&numbers);
+    let packs = PackReader::new(Arc::clone(&means.reader), Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
+    let marking = match Marking::of(&after, &packs, &roots.versions) {
+        Ok(marking) => marking,
+        Err(error) if error.is_damage() => return Ok(Some(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    let mut coverage = Coverage::default();
+    for (space, parts) in index.spaces() {
+        if !parts.iter().any(|p| numbers.contains(&p.pack)) {
+            continue;
+        }
+        let mut before = Coverage::default();
+        let held = before.of(index, &packs, space, None)?.clone();
+        let kept = coverage.of(&after, &packs, space, None)?;
+        for (start, end) in marking.live_parts(space) {
+            let first = held.partition_point(|p| p.1 <= start);
+            for &(from, to) in held.get(first..).unwrap_or_default().iter().take_while(|p| p.0 < end) {
+                if let Some(hole) = first_hole(kept, from.max(start), to.min(end)) {
+                    return Ok(Some(format!("bytes {} to {} of literal space {space}", hole.0, hole.1)));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Index first, then packs, then the forgotten snapshots, the record last.
+fn delete(
+    means: &PruneMeans<'_>,
+    record: &Condemned,
+    index: &RepositoryIndex,
+    roots: &Roots,
+    report: &mut PruneReport,
+) -> Result<(), PruneError> {
+    let total = record.packs.len() as u64;
+    means.observer.event(&Event::PhaseStarted { phase: "deleting", total_bytes: None, total_items: Some(total) });
+    let gone: HashSet<PackId> = record.packs.iter().copied().collect();
+    replace_index(means, index, &gone)?;
+    for (done, pack) in (1u64..).zip(&record.packs) {
+        let name = ObjectName::pack(*pack);
+        let stored = means.reader.stored_bytes(&name)?;
+        if means.store.delete(&name)? {
+            report.removed_bytes += stored.unwrap_or(0);
+        }
+        means.observer.event(&Event::Progress(Progress {
+            items_done: done,
+            total_items: Some(total),
+            ..Progress::default()
+        }));
+    }
+    let kept: HashSet<SnapshotId> = roots.kept.iter().copied().collect();
+    for snapshot in record.snapshots.iter().filter(|s| !kept.contains(s)) {
+        if remove_folder(means, ObjectKind::Snapshot, *snapshot)? {
+            report.snapshots_removed += 1;
+        }
+    }
+    means.store.delete(&ObjectName::condemned(record.id))?;
+    Ok(())
+}
+
+/// Writes index objects without the packs that go, then deletes those that named them. Small ones are merged on the way.
+fn replace_index(means: &PruneMeans<'_>, index: &RepositoryIndex, gone: &HashSet<PackId>) -> Result<(), PruneError> {
+    let names_gone = |packs: &[u32]| packs.iter().any(|n| index.pack(*n).is_some_and(|i| gone.contains(&i.id)));
+    let mut replaced: BTreeSet<IndexId> =
+        index.objects().iter().filter(|(_, packs)| names_gone(packs)).map(|(id, _)| *id).collect();
+    let small: Vec<IndexId> = index
+        .objects()
+        .iter()
+        .filter(|(id, packs)| !replaced.contains(id) && packs.len() < SMALL_OBJECT_PACKS)
+        .map(|(id, _)| *id)
+        .collect();
+    if small.len() > SMALL_OBJECTS_LEFT {
+        replaced.extend(small);
+    }
+    let (mut left, mut named) = (Vec::new(), HashSet::new());
+    let mut done: Vec<IndexId> = Vec::new();
+    let flush = |left: &mut Vec<_>, done: &mut Vec<IndexId>| -> Result<(), PruneError> {
+        if !left.is_empty() {
+            let body = IndexBody { supersedes: done.clone(), packs: std::mem::take(left) };
+            put_index(means.writer.as_ref(), &means.keys, means.random.as_ref(), &body)?;
+        }
+        for id in done.drain(..) {
+            means.store.delete(&ObjectName::index(id))?;
+        }
+        Ok(())
+    };
+    for id in replaced {
+        let body = match load_index(means.reader.as_ref(), &means.keys, id) {
+            Ok(body) => body,
+            Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => continue,
+            Err(error) => return Err(unreadable(error)),
+        };
+        left.extend(body.packs.into_iter().filter(|p| !gone.contains(&p.pack) && named.insert(p.pack)));
+        done.push(id);
+        if left.len() >= INDEX_PACKS_MAX {
+            flush(&mut left, &mut done)?;
+        }
+    }
+    flush(&mut left, &mut done)
+}
+
+/// Removes what a session left when it was declared dead.
+pub(super) fn end_session(means: &PruneMeans<'_>, id: SnapshotId) -> Result<(), PruneError> {
+    means.store.fence(id)?;
+    remove_folder(means, ObjectKind::Fenced, id)?;
+    Ok(())
+}
+
+fn remove_folder(means: &PruneMeans<'_>, kind: ObjectKind, id: SnapshotId) -> Result<bool, PruneError> {
+    Ok(means.store.remove_run(kind, id)?)
+}

@@ -1,0 +1,434 @@
+//! `prune`: frees what no snapshot needs, beside running backups, without locks or clocks.
+//!
+//! One step: [`crate::repository::liveness`] says what is needed → [`plan`] chooses → [`execute`] writes what must be
+//! kept into new packs, proves it by reading it back through an index that has nothing but what will stay, publishes
+//! it, and condemns the old packs → [`finish`] deletes them once every run that might rely on them is over. A crash at
+//! any point leaves everything readable; the next prune goes on. docs/format.md, "Garbage collection", is the protocol,
+//! `tests/model` its proof.
+
+mod execute;
+mod finish;
+pub mod plan;
+
+use super::cancel::{Cancel, Cancelled};
+use super::observer::{Event, Observer};
+use crate::domain::id::{CondemnedId, PackId, SnapshotId, VersionId};
+use crate::domain::snapshot::Snapshot;
+use crate::domain::system::{Clock, Random};
+use crate::format::seal::Keys;
+use crate::repository::condemned;
+use crate::repository::error::RepoError;
+use crate::repository::index::RepositoryIndex;
+use crate::repository::index_loader;
+use crate::repository::liveness::Marking;
+use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
+use crate::repository::session::{self, BackupSession, SessionStart};
+use crate::storage::{self, DeleteStore, ErrorKind, ObjectKind, ReadStore, WriteStore};
+use plan::{Limits, Plan};
+use serde::Serialize;
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Steps after which a prune stops although it finds more to do.
+const STEPS_MAX: usize = 10_000;
+
+/// The snapshots a prune must keep, and those whose records go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roots {
+    /// Versions that kept snapshots name.
+    pub versions: HashSet<VersionId>,
+    /// Kept snapshots, ascending: for telling whether anything changed.
+    pub kept: Vec<SnapshotId>,
+    /// Forgotten snapshots whose time to be undeleted is over, ascending.
+    pub gone: Vec<SnapshotId>,
+}
+
+impl Roots {
+    /// From snapshot records.
+    pub fn new<'s>(kept: impl IntoIterator<Item = &'s Snapshot>, gone: Vec<SnapshotId>) -> Self {
+        let mut roots = Self { gone, ..Self::default() };
+        for snapshot in kept {
+            roots.kept.push(snapshot.id);
+            let streams = snapshot.sources.iter().flat_map(|s| &s.streams);
+            roots.versions.extend(streams.map(|s| s.version));
+        }
+        roots.kept.sort_unstable();
+        roots.gone.sort_unstable();
+        roots
+    }
+}
+
+/// Reads which snapshots are kept, anew each time: prune asks before it plans and again before it deletes.
+pub type ReadRoots<'a> = dyn Fn() -> Result<Roots, PruneError> + 'a;
+
+/// What a prune works with.
+pub struct PruneMeans<'a> {
+    /// The repository's objects.
+    pub store: Arc<dyn DeleteStore>,
+    /// The same, for runs that only add.
+    pub writer: Arc<dyn WriteStore>,
+    /// The same, for reading.
+    pub reader: Arc<dyn ReadStore>,
+    /// Its keys.
+    pub keys: Arc<Keys>,
+    /// For ids.
+    pub random: Arc<dyn Random>,
+    /// The time; for records only.
+    pub clock: &'a dyn Clock,
+    /// Watches.
+    pub observer: &'a dyn Observer,
+    /// Ends the run early.
+    pub cancel: &'a Cancel,
+    /// Folder of the local index cache, if there is one.
+    pub cache: Option<&'a Path>,
+    /// Host name, for records.
+    pub host: String,
+    /// This process's id, for the session record.
+    pub process_id: u32,
+    /// The kept snapshots.
+    pub roots: &'a ReadRoots<'a>,
+}
+
+impl std::fmt::Debug for PruneMeans<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PruneMeans({})", self.store.location())
+    }
+}
+
+/// How far to go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PruneOptions {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Rewrite every pack that holds dead bytes.
+    pub full: bool,
+    /// Most bytes of packs to rewrite.
+    pub max_repack_bytes: Option<u64>,
+}
+
+/// What a prune did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PruneReport {
+    /// Nothing was written.
+    pub dry_run: bool,
+    /// Kept snapshots.
+    pub snapshots_kept: u64,
+    /// Forgotten snapshots whose records went.
+    pub snapshots_removed: u64,
+    /// Packs before.
+    pub packs: u64,
+    /// Stored bytes of all packs before.
+    pub stored_bytes: u64,
+    /// Dead bytes among them, an estimate.
+    pub dead_bytes: u64,
+    /// Records written anew.
+    pub records_merged: u64,
+    /// Packs of which a part was copied.
+    pub packs_rewritten: u64,
+    /// Packs that went as they were.
+    pub packs_removed: u64,
+    /// Stored bytes of the packs that went.
+    pub removed_bytes: u64,
+    /// Stored bytes of the packs that were written for it.
+    pub written_bytes: u64,
+    /// Versions that were decoded through their new records and compared with their hashes.
+    pub versions_proved: u64,
+    /// Packs condemned but not deleted yet, because a run that is not over may rely on them.
+    pub packs_waiting: u64,
+    /// Stored bytes of those.
+    pub waiting_bytes: u64,
+    /// Runs that are waited for.
+    pub waiting_for: Vec<String>,
+    /// Runs of dead processes that were closed.
+    pub closed_runs: Vec<String>,
+    /// Steps, more than one when the disk was full.
+    pub steps: u64,
+    /// More could be freed by another prune (a limit was reached).
+    pub is_partial: bool,
+}
+
+impl PruneReport {
+    /// Bytes by which the repository became smaller.
+    pub fn freed_bytes(&self) -> u64 {
+        self.removed_bytes.saturating_sub(self.written_bytes)
+    }
+}
+
+/// A prune could not go on. Nothing that a kept snapshot needs was deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// The repository failed, or something that must be kept cannot be read.
+    #[error("The repository was not pruned")]
+    Repository(#[from] RepoError),
+    /// Something is damaged that must be understood before anything may be deleted.
+    #[error("Nothing was deleted: {what} cannot be read")]
+    Unreadable {
+        /// The object.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// Another prune, repair or undelete is at work.
+    #[error("Another maintenance run is at work: {who}")]
+    Busy {
+        /// Its host, process and start.
+        who: String,
+    },
+    /// What was written does not give back what it must. The old packs stay.
+    #[error("Nothing was deleted: the new form of {what} does not prove")]
+    NotProved {
+        /// The version or space.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// The wish to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl From<storage::Error> for PruneError {
+    fn from(error: storage::Error) -> Self {
+        Self::Repository(error.into())
+    }
+}
+
+impl PruneError {
+    fn is_no_space(&self) -> bool {
+        matches!(self, Self::Repository(RepoError::Storage(e)) if e.kind == ErrorKind::NoSpace)
+    }
+}
+
+/// What one step sees.
+struct View {
+    roots: Roots,
+    /// Versions whose records are kept: those of the roots, and on a full disk some more.
+    needed: HashSet<VersionId>,
+    index: RepositoryIndex,
+    packs: PackReader,
+    marking: Marking,
+    /// Packs in the store that no index object names.
+    orphans: Vec<(PackId, u64)>,
+}
+
+/// Prunes.
+///
+/// # Errors
+/// [`PruneError`]; whatever stands in the report so far is done and safe.
+pub fn run(means: &PruneMeans<'_>, options: &PruneOptions) -> Result<PruneReport, PruneError> {
+    let mut report = PruneReport { dry_run: options.dry_run, ..PruneReport::default() };
+    if !options.dry_run {
+        close_dead_sessions(means, &mut report)?;
+        refuse_beside_another(means)?;
+    }
+    let mut limits = Limits { full: options.full, repack_bytes: options.max_repack_bytes, step_bytes: None };
+    let mut released = false;
+    for step in 0..STEPS_MAX {
+        means.cancel.check()?;
+        let pending = if options.dry_run { Ok(()) } else { finish::finish_pending(means, &mut report) };
+        match pending.and_then(|()| run_step(means, options, &limits, step == 0, &mut report)) {
+            Ok(true) if limits.step_bytes.is_some() => {}
+            Ok(_) => break,
+            Err(error) if error.is_no_space() && !released => {
+                // steps that fit into the reserve, each of which frees before the next one writes
+                released = true;
+                let room = means.store.release_reserve()?;
+                means.observer.event(&Event::Note {
+                    code: "prune.full_disk",
+                    message: "The disk is full: going on in small steps, from the reserve",
+                });
+                limits.step_bytes = Some((room / 2).max(1 << 20));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if released {
+        means.store.restore_reserve()?;
+    }
+    Ok(report)
+}
+
+/// One round: look, choose, execute, delete. True when something was freed and there may be more.
+fn run_step(
+    means: &PruneMeans<'_>,
+    options: &PruneOptions,
+    limits: &Limits,
+    first: bool,
+    report: &mut PruneReport,
+) -> Result<bool, PruneError> {
+    let phase = "looking for what is needed";
+    means.observer.event(&Event::PhaseStarted { phase, total_bytes: None, total_items: None });
+    if options.dry_run {
+        let records = condemned::load_all(means.reader.as_ref(), &means.keys).map_err(unreadable)?;
+        let excluded = condemned::packs_of(&records);
+        let (index, loaded) = index_loader::load_without(means.reader.as_ref(), &means.keys, means.cache, &excluded)?;
+        refuse_damaged_index(loaded)?;
+        let (_, plan) = look_and_choose(means, index, limits, true, report)?;
+        report.records_merged = plan.merges.len() as u64;
+        report.packs_rewritten = plan.rewrite.len() as u64;
+        report.packs_removed = plan.remove.len() as u64;
+        report.removed_bytes = plan.freed_bytes();
+        report.written_bytes = plan.written_bytes();
+        return Ok(false);
+    }
+    let (index, guard) = begin(means)?.into_parts();
+    let done = look_and_choose(means, index, limits, first, report).and_then(|(view, plan)| {
+        if plan.is_empty() && view.roots.gone.is_empty() && view.orphans.is_empty() {
+            return Ok(None);
+        }
+        report.steps += 1;
+        execute::execute(means, view, plan, report).map(Some)
+    });
+    // the session protected what this step wrote; it is published or given up now, and nobody needs to wait for it
+    finish::end_session(means, guard.id())?;
+    drop(guard);
+    let Some(own) = done? else { return Ok(false) };
+    let before = report.removed_bytes;
+    finish::finish_own(means, &own, report)?;
+    Ok(report.removed_bytes > before)
+}
+
+fn refuse_damaged_index(loaded: index_loader::LoadReport) -> Result<(), PruneError> {
+    match loaded.damaged.into_iter().next() {
+        None => Ok(()),
+        Some((id, reason)) => Err(PruneError::Unreadable { what: format!("index/{id}"), reason }),
+    }
+}
+
+/// Marks what is needed and chooses what to do.
+fn look_and_choose(
+    means: &PruneMeans<'_>,
+    index: RepositoryIndex,
+    limits: &Limits,
+    first: bool,
+    report: &mut PruneReport,
+) -> Result<(View, Plan), PruneError> {
+    let roots = (means.roots)()?;
+    let listed = means.reader.list(ObjectKind::Pack)?;
+    let orphans = listed
+        .iter()
+        .filter_map(|info| Some((super::repair_index::pack_id(&info.name)?, info.stored_bytes)))
+        .filter(|(id, _)| index.pack_number(*id).is_none())
+        .collect();
+    let packs = PackReader::new(Arc::clone(&means.reader), Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
+    let marking = Marking::of(&index, &packs, &roots.versions).map_err(unreadable)?;
+    let needed = roots.versions.clone();
+    let mut view = View { roots, needed, index, packs, marking, orphans };
+    let found = plan::assess(&view.index, &view.packs, &view.marking).map_err(unreadable)?;
+    if first {
+        report.snapshots_kept = view.roots.kept.len() as u64;
+        report.packs = view.index.packs().len() as u64;
+        report.stored_bytes = found.stored_bytes;
+        report.dead_bytes = found.dead_bytes;
+    }
+    let plan = match limits.step_bytes {
+        None => plan::choose(&view.marking, found, limits),
+        Some(step_bytes) => choose_small(&mut view, found, limits, step_bytes)?,
+    };
+    report.is_partial = plan.is_partial;
+    Ok((view, plan))
+}
+
+/// A step for a full disk: what can go without writing anything; else one record merged, which frees packs; else as
+/// many packs rewritten as the reserve has room for.
+fn choose_small(
+    view: &mut View,
+    found: plan::Assessment,
+    limits: &Limits,
+    step_bytes: u64,
+) -> Result<Plan, PruneError> {
+    let merges = view.marking.merges().to_vec();
+    for carried_out in [0, 1] {
+        if merges.len() <= carried_out {
+            break;
+        }
+        // the records of all others stay, and so does what they pass over
+        for merge in merges.iter().skip(carried_out) {
+            let passed = Marking::passed_over(&view.index, &view.packs, merge).map_err(unreadable)?;
+            view.needed.extend(passed);
+        }
+        view.marking = Marking::of(&view.index, &view.packs, &view.needed).map_err(unreadable)?;
+        let found = plan::assess(&view.index, &view.packs, &view.marking).map_err(unreadable)?;
+        let mut plan = plan::choose(&view.marking, found, limits);
+        plan.rewrite.clear();
+        plan.is_partial = true;
+        if carried_out == 1 || !plan.remove.is_empty() {
+            return Ok(plan);
+        }
+        view.needed = view.roots.versions.clone();
+    }
+    let mut plan = plan::choose(&view.marking, found, limits);
+    plan::shorten(&mut plan, step_bytes);
+    Ok(plan)
+}
+
+/// Damage stops a prune before it deletes; what is not damage is an ordinary failure.
+fn unreadable(error: RepoError) -> PruneError {
+    if !error.concerns_one_object() {
+        return PruneError::Repository(error);
+    }
+    let reason = error.to_string();
+    let what = match error {
+        RepoError::Damaged { object, .. } | RepoError::Format { object, .. } => object,
+        RepoError::Missing { what } => what,
+        RepoError::Storage(e) => e.name,
+        _ => "something that is needed".to_owned(),
+    };
+    PruneError::Unreadable { what, reason }
+}
+
+fn begin(means: &PruneMeans<'_>) -> Result<BackupSession, PruneError> {
+    let start = SessionStart {
+        id: SnapshotId(means.random.bytes()),
+        host: means.host.clone(),
+        process: means.process_id,
+        started_ns: i64::try_from(means.clock.now().as_nanosecond()).unwrap_or(i64::MAX),
+        sources: Vec::new(),
+    };
+    let (writer, keys, random) = (Arc::clone(&means.writer), Arc::clone(&means.keys), Arc::clone(&means.random));
+    let mut loaded = index_loader::LoadReport::default();
+    let session = BackupSession::begin(writer, keys, random, &start, |store, keys, excluded| {
+        let (index, report) = index_loader::load_without(store, keys, means.cache, excluded)?;
+        loaded = report;
+        Ok(index)
+    });
+    let checked = session.map_err(unreadable).and_then(|session| refuse_damaged_index(loaded).map(|()| session));
+    if checked.is_err() {
+        // best effort: what a dead session leaves is closed by the next run as well
+        let _ = finish::end_session(means, start.id);
+    }
+    checked
+}
+
+/// Fences the sessions of dead processes, so that nothing waits for them.
+fn close_dead_sessions(means: &PruneMeans<'_>, report: &mut PruneReport) -> Result<(), PruneError> {
+    for (id, alive) in session::open_sessions(means.writer.as_ref())? {
+        if !alive && means.store.fence(id)? {
+            report.closed_runs.push(id.hex());
+            finish::end_session(means, id)?;
+        }
+    }
+    means.store.clear_leftovers()?;
+    Ok(())
+}
+
+/// Two prunes at once would do the work twice; safety does not rest on this.
+fn refuse_beside_another(means: &PruneMeans<'_>) -> Result<(), PruneError> {
+    for (id, alive) in session::open_sessions(means.writer.as_ref())? {
+        if !alive {
+            continue;
+        }
+        if let Ok(start) = session::load_start(means.reader.as_ref(), &means.keys, id)
+            && start.sources.is_empty()
+        {
+            return Err(PruneError::Busy { who: format!("process {} on {}", start.process, start.host) });
+        }
+    }
+    Ok(())
+}
+
+/// A condemned record and what it concerns, for reports.
+fn short(id: CondemnedId) -> String {
+    id.short()
+}

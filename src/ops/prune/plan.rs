@@ -1,0 +1,323 @@
+//! Which packs go, which are rewritten: pure data from what is needed and what is there.
+
+use crate::domain::id::{PackId, VersionId};
+use crate::format::records::BlobMeta;
+use crate::recipe::run::{Intervals, normalize};
+use crate::repository::error::Result;
+use crate::repository::index::{PackNumber, RepositoryIndex};
+use crate::repository::liveness::{Live, Marking};
+use crate::repository::pack_reader::{LoadedTable, PackReader};
+use crate::repository::record_merge::Merge;
+use crate::repository::rewrite::Repeated;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// Dead bytes that a normal prune leaves: this many thousandths of what is stored.
+const DEAD_PERMILLE_LEFT: u64 = 40;
+/// Packs below this length count as small; many small ones are merged.
+const SMALL_PACK_BYTES: u64 = 512 << 10;
+/// Small packs that are left alone.
+const SMALL_PACKS_LEFT: usize = 24;
+/// Dead bytes of a pack below which even a full prune leaves it: padding and rounding look like this.
+const DEAD_BYTES_MIN: u64 = 64;
+
+/// A pack that holds something dead, or is small.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackState {
+    /// The pack.
+    pub id: PackId,
+    /// Its number in the index.
+    pub number: PackNumber,
+    /// Copy number.
+    pub copy: u8,
+    /// Length of the object.
+    pub stored_bytes: u64,
+    /// Stored bytes of blobs, or of their share, that nothing needs; an estimate for segments.
+    pub dead_bytes: u64,
+    /// Nothing in it is needed.
+    pub is_dead: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Assessment {
+    /// Packs with dead bytes, and small ones.
+    pub packs: Vec<PackState>,
+    /// Blobs that another pack holds as well.
+    pub repeated: Repeated,
+    /// Stored bytes of all packs.
+    pub stored_bytes: u64,
+    /// Dead bytes of all packs.
+    pub dead_bytes: u64,
+}
+
+/// How far to go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Rewrite every pack with dead bytes.
+    pub full: bool,
+    /// Most stored bytes of packs to rewrite.
+    pub repack_bytes: Option<u64>,
+    /// The disk is full: at most so many bytes may be written before something is deleted.
+    pub step_bytes: Option<u64>,
+}
+
+/// What one step of a prune does. It can be printed and refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Records to write anew.
+    pub merges: Vec<Merge>,
+    /// Packs of which what is needed is copied before they go.
+    pub rewrite: Vec<PackState>,
+    /// Packs that go as they are.
+    pub remove: Vec<PackState>,
+    /// Blobs that another pack holds as well, and that are not copied.
+    pub repeated: Repeated,
+    /// More is left for a next step.
+    pub is_partial: bool,
+}
+
+impl Plan {
+    /// True when there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.merges.is_empty() && self.rewrite.is_empty() && self.remove.is_empty()
+    }
+
+    /// Stored bytes of the packs that go.
+    pub fn freed_bytes(&self) -> u64 {
+        self.rewrite.iter().chain(&self.remove).map(|p| p.stored_bytes).sum()
+    }
+
+    /// Estimate of the bytes that are written.
+    pub fn written_bytes(&self) -> u64 {
+        self.rewrite.iter().map(|p| p.stored_bytes - p.dead_bytes.min(p.stored_bytes)).sum()
+    }
+}
+
+/// Looks at every pack that may hold something dead. Packs of which everything is needed are told from the index alone;
+/// the tables of the others are read.
+///
+/// # Errors
+/// Damage of tables, storage errors.
+pub fn assess(index: &RepositoryIndex, packs: &PackReader, marking: &Marking) -> Result<Assessment> {
+    let mut result = Assessment::default();
+    let suspects = suspects(index, marking);
+    let mut seen = Seen::default();
+    for (number, info) in (0..).zip(index.packs()) {
+        if index.pack_number(info.id) != Some(number) {
+            continue;
+        }
+        result.stored_bytes += info.stored_bytes;
+        let small = info.stored_bytes < SMALL_PACK_BYTES;
+        if !suspects.contains(&number) {
+            if small {
+                let (id, copy, stored_bytes) = (info.id, info.copy, info.stored_bytes);
+                let state = PackState { id, number, copy, stored_bytes, dead_bytes: 0, is_dead: false };
+                result.packs.push(state);
+            }
+            continue;
+        }
+        let table = packs.table(index, number)?;
+        let (dead, is_dead) = seen.judge(number, info.copy, &table, marking, &mut result.repeated);
+        result.dead_bytes += dead;
+        if dead > 0 || is_dead || small {
+            result.packs.push(PackState {
+                id: info.id,
+                number,
+                copy: info.copy,
+                stored_bytes: info.stored_bytes,
+                dead_bytes: if is_dead { info.stored_bytes } else { dead },
+                is_dead,
+            });
+        }
+    }
+    Ok(result)
+}
+
+/// Packs that may hold something dead or something twice.
+fn suspects(index: &RepositoryIndex, marking: &Marking) -> BTreeSet<PackNumber> {
+    let mut found = BTreeSet::new();
+    for (space, parts) in index.spaces() {
+        for part in parts {
+            if marking.live_in(space, part.start, part.end) != Live::Whole {
+                found.insert(part.pack);
+            }
+        }
+        let mut sorted: Vec<_> =
+            parts.iter().map(|p| (index.pack(p.pack).map_or(0, |i| i.copy), p.start, p.end, p.pack)).collect();
+        sorted.sort_unstable();
+        for pair in sorted.windows(2) {
+            if let [(copy, _, end, a), (next_copy, start, _, b)] = pair
+                && copy == next_copy
+                && start < end
+            {
+                found.extend([*a, *b]);
+            }
+        }
+    }
+    let mut counts: HashMap<(u32, u8), usize> = HashMap::new();
+    for version in index.versions() {
+        counts.clear();
+        for place in index.all_record_places(version) {
+            let copy = index.pack(place.pack).map_or(0, |i| i.copy);
+            *counts.entry((place.generation, copy)).or_default() += 1;
+        }
+        for place in index.all_record_places(version) {
+            let copy = index.pack(place.pack).map_or(0, |i| i.copy);
+            let several = counts.get(&(place.generation, copy)).is_some_and(|n| *n > 1);
+            if several || !marking.needs_record(version, place.generation) {
+                found.insert(place.pack);
+            }
+        }
+    }
+    // a pack without any blob
+    let named: HashSet<PackNumber> = index.spaces().flat_map(|(_, parts)| parts.iter().map(|p| p.pack)).collect();
+    let recorded: HashSet<PackNumber> =
+        index.versions().flat_map(|v| index.all_record_places(v).iter().map(|p| p.pack)).collect();
+    let all = 0..PackNumber::try_from(index.packs().len()).unwrap_or(PackNumber::MAX);
+    found.extend(all.filter(|n| !named.contains(n) && !recorded.contains(n)));
+    found
+}
+
+/// What earlier packs of the same copy number hold.
+#[derive(Default)]
+struct Seen {
+    records: HashSet<(u8, VersionId, u32, Option<u32>)>,
+    literals: HashMap<(u8, VersionId), Intervals>,
+}
+
+impl Seen {
+    /// Dead bytes of a pack, and whether nothing in it is needed.
+    fn judge(
+        &mut self,
+        number: PackNumber,
+        copy: u8,
+        table: &LoadedTable,
+        marking: &Marking,
+        repeated: &mut Repeated,
+    ) -> (u64, bool) {
+        let (mut dead, mut is_dead) = (0u64, true);
+        let mut added: Vec<(VersionId, (u64, u64))> = Vec::new();
+        for (ordinal, blob) in (0u32..).zip(&table.table.blobs) {
+            let owner = table.table.ids.get(blob.meta.owner() as usize).copied().unwrap_or_default();
+            let stored = u64::from(blob.stored_bytes);
+            let needed = match blob.meta {
+                BlobMeta::Head { generation, .. } => {
+                    marking.needs_record(owner, generation) && self.records.insert((copy, owner, generation, None))
+                }
+                BlobMeta::Slice { generation, sequence, .. } => {
+                    marking.needs_record(owner, generation)
+                        && self.records.insert((copy, owner, generation, Some(sequence)))
+                }
+                BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => {
+                    let Some((_, start, end)) = blob.literal_span() else { continue };
+                    let before = self.literals.get(&(copy, owner)).map_or(&[][..], Vec::as_slice);
+                    if covers(before, start, end) {
+                        repeated.insert((number, ordinal));
+                        dead += stored;
+                        continue;
+                    }
+                    added.push((owner, (start, end)));
+                    let live = match marking.live_in(owner, start, end) {
+                        Live::Whole => end - start,
+                        Live::Parts(parts) => parts.iter().map(|p| p.1 - p.0).sum(),
+                    };
+                    // of a sparse segment the raw bytes are what it holds, of a whole one they are its span
+                    let raw = u64::from(blob.raw_bytes).max(1);
+                    let gone = raw.saturating_sub(live.min(raw));
+                    let is_whole = matches!(blob.meta, BlobMeta::Segment { .. });
+                    // the list of pieces is no dead weight
+                    if is_whole || gone * 20 > raw {
+                        dead += stored * gone / raw;
+                    }
+                    is_dead &= live == 0;
+                    continue;
+                }
+            };
+            if needed {
+                is_dead = false;
+            } else {
+                let version_needed = matches!(blob.meta, BlobMeta::Head { generation, .. } | BlobMeta::Slice { generation, .. } if marking.needs_record(owner, generation));
+                if version_needed {
+                    repeated.insert((number, ordinal));
+                }
+                dead += stored;
+            }
+        }
+        for (space, span) in added {
+            let all = self.literals.entry((copy, space)).or_default();
+            all.push(span);
+            normalize(all, 0);
+        }
+        (dead, is_dead)
+    }
+}
+
+fn covers(parts: &[(u64, u64)], start: u64, end: u64) -> bool {
+    let at = parts.partition_point(|p| p.1 <= start);
+    parts.get(at).is_some_and(|p| p.0 <= start && p.1 >= end)
+}
+
+/// Chooses what one step does.
+pub fn choose(marking: &Marking, found: Assessment, limits: &Limits) -> Plan {
+    let mut plan = Plan { merges: marking.merges().to_vec(), repeated: found.repeated, ..Plan::default() };
+    plan.remove = found.packs.iter().filter(|p| p.is_dead).cloned().collect();
+    let mut rest: Vec<&PackState> = found.packs.iter().filter(|p| !p.is_dead).collect();
+    // the most dead for the bytes that must be written come first
+    rest.sort_by_key(|p| {
+        let share = p.dead_bytes.saturating_mul(1 << 20) / p.stored_bytes.max(1);
+        (std::cmp::Reverse(share), p.number)
+    });
+    let gone: u64 = plan.remove.iter().map(|p| p.stored_bytes).sum();
+    let mut stored = found.stored_bytes.saturating_sub(gone);
+    let mut dead: u64 = rest.iter().map(|p| p.dead_bytes).sum();
+    let mut budget = limits.repack_bytes.unwrap_or(u64::MAX);
+    let mut chosen: HashSet<PackNumber> = HashSet::new();
+    for pack in &rest {
+        let enough = dead * 1000 <= stored * DEAD_PERMILLE_LEFT;
+        if pack.dead_bytes < DEAD_BYTES_MIN || (enough && !limits.full) {
+            break;
+        }
+        if pack.stored_bytes > budget {
+            plan.is_partial = true;
+            continue;
+        }
+        budget -= pack.stored_bytes;
+        chosen.insert(pack.number);
+        dead -= pack.dead_bytes;
+        stored = stored.saturating_sub(pack.dead_bytes);
+    }
+    for copy in [0u8, 1] {
+        let small: Vec<&PackState> =
+            rest.iter().copied().filter(|p| p.copy == copy && p.stored_bytes < SMALL_PACK_BYTES).collect();
+        if small.len() > SMALL_PACKS_LEFT || (limits.full && small.len() > 1) {
+            for pack in small {
+                if !chosen.contains(&pack.number) && pack.stored_bytes <= budget {
+                    budget -= pack.stored_bytes;
+                    chosen.insert(pack.number);
+                }
+            }
+        }
+    }
+    plan.rewrite = rest.into_iter().filter(|p| chosen.contains(&p.number)).cloned().collect();
+    plan.rewrite.sort_by_key(|p| p.number);
+    plan
+}
+
+/// Cuts the packs to rewrite down to what there is room for, those that free most for what they cost first.
+pub fn shorten(plan: &mut Plan, step_bytes: u64) {
+    if !plan.remove.is_empty() {
+        plan.is_partial |= !plan.rewrite.is_empty();
+        plan.rewrite.clear();
+        return;
+    }
+    let needs = |p: &PackState| p.stored_bytes - p.dead_bytes.min(p.stored_bytes);
+    let all = plan.rewrite.len();
+    let mut room = step_bytes;
+    plan.rewrite.sort_by_key(needs);
+    plan.rewrite.retain(|p| {
+        let fits = needs(p) <= room;
+        room -= if fits { needs(p) } else { 0 };
+        fits
+    });
+    plan.is_partial |= plan.rewrite.len() < all;
+}

@@ -1,0 +1,121 @@
+//! What a version needs: is all of it there? Looks at records and at which literal bytes exist, decodes no stream.
+
+use super::error::{RepoError, Result};
+use super::index::RepositoryIndex;
+use super::pack_reader::PackReader;
+use super::stream_reader::StreamReader;
+use crate::domain::id::VersionId;
+use crate::format::records::BlobMeta;
+use crate::recipe::run::{Intervals, normalize};
+use std::collections::HashMap;
+
+/// Stream bytes composed at a time.
+const WINDOW_BYTES: u64 = 16 << 20;
+
+/// Which bytes of literal spaces the packs of an index hold. Filled as it is asked.
+#[derive(Debug, Default)]
+pub struct Coverage {
+    spaces: HashMap<(VersionId, Option<u8>), Intervals>,
+}
+
+impl Coverage {
+    /// The parts of a space that exist: in packs of one copy number, or in any.
+    ///
+    /// # Errors
+    /// Tables or sparse segments that cannot be read.
+    pub fn of(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        space: VersionId,
+        copy: Option<u8>,
+    ) -> Result<&Intervals> {
+        if !self.spaces.contains_key(&(space, copy)) {
+            let mut parts = Intervals::new();
+            for part in index.space_parts(space) {
+                if copy.is_some_and(|copy| index.pack(part.pack).is_none_or(|info| info.copy != copy)) {
+                    continue;
+                }
+                let table = packs.table(index, part.pack)?;
+                for (ordinal, start, end) in table.segments_of(space) {
+                    match table.blob(ordinal).map(|b| b.0.meta) {
+                        Some(BlobMeta::Sparse { .. }) => {
+                            let segment = packs.literal_blob(index, part.pack, &table, ordinal)?;
+                            parts.extend(segment.pieces().iter().map(|(at, b)| (*at, at + b.len() as u64)));
+                        }
+                        _ => parts.push((start, end)),
+                    }
+                }
+            }
+            normalize(&mut parts, 0);
+            self.spaces.insert((space, copy), parts);
+        }
+        Ok(self.spaces.entry((space, copy)).or_default())
+    }
+}
+
+/// The first part of `[start, end)` that intervals (sorted, apart) leave out.
+pub fn first_hole(covered: &[(u64, u64)], start: u64, end: u64) -> Option<(u64, u64)> {
+    let mut at = start;
+    let first = covered.partition_point(|c| c.1 <= start);
+    for &(from, to) in covered.get(first..).unwrap_or_default() {
+        if from > at || at >= end {
+            break;
+        }
+        at = at.max(to);
+    }
+    let next = covered.get(first..).unwrap_or_default().iter().find(|c| c.0 > at).map_or(end, |c| c.0.min(end));
+    (at < end).then_some((at, next))
+}
+
+/// True when every byte of a version can be found through this index.
+///
+/// # Errors
+/// Storage errors; damage counts as incomplete.
+pub fn is_complete(index: &RepositoryIndex, packs: &PackReader, version: VersionId) -> Result<bool> {
+    match check(index, packs, &mut Coverage::default(), version) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Follows every run of a version down to literal bytes that exist.
+///
+/// # Errors
+/// [`RepoError::Missing`] with the first thing that is not there; damage; storage errors.
+pub fn check(index: &RepositoryIndex, packs: &PackReader, coverage: &mut Coverage, version: VersionId) -> Result<()> {
+    let mut reader = StreamReader::open(index, packs, version)?;
+    let total = reader.plain_bytes();
+    let mut at = 0;
+    while at < total {
+        let to = (at + WINDOW_BYTES).min(total);
+        for run in reader.flat(index, packs, at, to)? {
+            let space = reader.space(run.space).unwrap_or_default();
+            let covered = coverage.of(index, packs, space, None)?;
+            if let Some((start, end)) = first_hole(covered, run.src, run.src_end()) {
+                return Err(RepoError::Missing { what: format!("bytes {start} to {end} of literal space {space}") });
+            }
+        }
+        at = to;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_first_hole() {
+        let covered = [(10, 20), (20, 30), (40, 50)];
+        assert_eq!(first_hole(&covered, 12, 28), None);
+        assert_eq!(first_hole(&covered, 10, 30), None);
+        assert_eq!(first_hole(&covered, 5, 12), Some((5, 10)));
+        assert_eq!(first_hole(&covered, 25, 45), Some((30, 40)));
+        assert_eq!(first_hole(&covered, 45, 60), Some((50, 60)));
+        assert_eq!(first_hole(&covered, 60, 61), Some((60, 61)));
+        assert_eq!(first_hole(&[], 0, 1), Some((0, 1)));
+        assert_eq!(first_hole(&covered, 15, 15), None);
+    }
+}

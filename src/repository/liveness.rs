@@ -1,0 +1,187 @@
+//! What the visible snapshots still need: which records, and which bytes of which literal space. Reads records, decodes
+//! no literal bytes.
+//!
+//! A version that a snapshot names is needed whole, and so are all literals that it brought. A version that none names
+//! is needed for those of its literals that other records name. Its record is not needed once the records of the
+//! versions above it are merged past it ([`Merge`]); marking composes them as they will be.
+
+use super::error::{RepoError, Result};
+use super::index::RepositoryIndex;
+use super::pack_reader::PackReader;
+use super::record_merge::{self, Merge};
+use super::stream_reader::{DEPTH_MAX, read_head};
+use crate::domain::id::VersionId;
+use crate::recipe::run::{Intervals, normalize};
+use std::collections::{HashMap, HashSet};
+
+/// Dead bytes between two live pieces that are kept with them: naming two pieces would cost as much.
+pub const PIECE_GAP_BYTES: u64 = 4;
+/// Intervals gathered for a space before they are joined.
+const PENDING_MAX: usize = 1 << 14;
+
+/// What is needed of a literal space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Live {
+    /// Everything.
+    Whole,
+    /// These parts, ascending and apart.
+    Parts(Intervals),
+}
+
+/// The parts of a head that marking needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Facts {
+    generation: u32,
+    depth: u32,
+    parent: Option<VersionId>,
+    spaces: Vec<VersionId>,
+    literal_bytes: u64,
+}
+
+/// What is needed.
+#[derive(Debug, Default)]
+pub struct Marking {
+    /// Versions that snapshots name, with the generation of the record that serves.
+    needed: HashMap<VersionId, u32>,
+    literal_bytes: HashMap<VersionId, u64>,
+    /// Literal spaces of other versions, as far as they are needed.
+    parts: HashMap<VersionId, Intervals>,
+    /// Records to be written anew, parents before children.
+    merges: Vec<Merge>,
+    merged: HashSet<VersionId>,
+}
+
+impl Marking {
+    /// Follows what `roots` need.
+    ///
+    /// # Errors
+    /// Damage or absence of anything that is needed: then nothing may be deleted. Storage errors.
+    pub fn of(index: &RepositoryIndex, packs: &PackReader, roots: &HashSet<VersionId>) -> Result<Self> {
+        let mut known: HashMap<VersionId, Facts> = HashMap::new();
+        let mut marking = Self::default();
+        let mut merges: Vec<(u32, Merge)> = Vec::new();
+        let mut sorted: Vec<VersionId> = roots.iter().copied().collect();
+        sorted.sort_unstable();
+        for &version in &sorted {
+            let own = facts(index, packs, &mut known, version)?.clone();
+            marking.needed.insert(version, own.generation);
+            marking.literal_bytes.insert(version, own.literal_bytes);
+            let (mut levels, mut below) = (1, own.parent);
+            while let Some(id) = below.filter(|id| !roots.contains(id)) {
+                if levels >= DEPTH_MAX {
+                    return Err(RepoError::damaged_version(version, "its chain of records does not end"));
+                }
+                below = facts(index, packs, &mut known, id)?.parent;
+                levels += 1;
+            }
+            if levels > 1 {
+                merges.push((own.depth, Merge { version, parent: below, levels }));
+            } else if own.spaces.iter().any(|space| !roots.contains(space)) {
+                let record = Merge { version, parent: own.parent, levels: 1 };
+                marking.mark_literals(index, packs, &record, roots)?;
+            }
+        }
+        merges.sort_by_key(|(depth, merge)| (*depth, merge.version));
+        for (_, merge) in merges {
+            marking.mark_literals(index, packs, &merge, roots)?;
+            marking.merged.insert(merge.version);
+            marking.merges.push(merge);
+        }
+        for parts in marking.parts.values_mut() {
+            normalize(parts, PIECE_GAP_BYTES);
+        }
+        Ok(marking)
+    }
+
+    fn mark_literals(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        record: &Merge,
+        roots: &HashSet<VersionId>,
+    ) -> Result<()> {
+        record_merge::compose(index, packs, record, |space, run| {
+            if let Some(space) = space.filter(|space| !roots.contains(space)) {
+                let parts = self.parts.entry(space).or_default();
+                match parts.last_mut() {
+                    Some(last) if last.1 == run.src => last.1 = run.src_end(),
+                    _ => parts.push((run.src, run.src_end())),
+                }
+                if parts.len() >= PENDING_MAX && parts.len().is_power_of_two() {
+                    normalize(parts, PIECE_GAP_BYTES);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The records to be written anew, parents before children.
+    pub fn merges(&self) -> &[Merge] {
+        &self.merges
+    }
+
+    /// The versions that a merge makes unnecessary as records, which it must not as long as it is not carried out.
+    ///
+    /// # Errors
+    /// Damage, storage errors.
+    pub fn passed_over(index: &RepositoryIndex, packs: &PackReader, merge: &Merge) -> Result<Vec<VersionId>> {
+        let mut passed = Vec::new();
+        let mut below = read_head(index, packs, merge.version)?.0.parent;
+        while let Some(id) = below.filter(|id| Some(*id) != merge.parent) {
+            passed.push(id);
+            below = read_head(index, packs, id)?.0.parent;
+        }
+        Ok(passed)
+    }
+
+    /// True when a record of this generation is needed as it is.
+    pub fn needs_record(&self, version: VersionId, generation: u32) -> bool {
+        self.needed.get(&version) == Some(&generation) && !self.merged.contains(&version)
+    }
+
+    /// The generation of the record that serves a needed version today.
+    pub fn generation(&self, version: VersionId) -> Option<u32> {
+        self.needed.get(&version).copied()
+    }
+
+    /// What is needed of `[start, end)` of a literal space; [`Live::Parts`] are cut to it and may be empty.
+    pub fn live_in(&self, space: VersionId, start: u64, end: u64) -> Live {
+        if self.needed.contains_key(&space) {
+            return Live::Whole;
+        }
+        let parts = self.parts.get(&space).map_or(&[][..], Vec::as_slice);
+        let first = parts.partition_point(|p| p.1 <= start);
+        let inside = parts.get(first..).unwrap_or_default().iter().take_while(|p| p.0 < end);
+        let cut: Intervals = inside.map(|p| (p.0.max(start), p.1.min(end))).collect();
+        if cut == [(start, end)] { Live::Whole } else { Live::Parts(cut) }
+    }
+
+    /// Everything that is needed of a literal space.
+    pub fn live_parts(&self, space: VersionId) -> Intervals {
+        match self.literal_bytes.get(&space) {
+            Some(0) => Intervals::new(),
+            Some(&bytes) => vec![(0, bytes)],
+            None => self.parts.get(&space).cloned().unwrap_or_default(),
+        }
+    }
+}
+
+fn facts<'k>(
+    index: &RepositoryIndex,
+    packs: &PackReader,
+    known: &'k mut HashMap<VersionId, Facts>,
+    version: VersionId,
+) -> Result<&'k Facts> {
+    if !known.contains_key(&version) {
+        let (head, _) = read_head(index, packs, version)?;
+        let found = Facts {
+            generation: head.generation,
+            depth: head.depth,
+            parent: head.parent,
+            spaces: head.spaces.into_iter().filter(|s| *s != version).collect(),
+            literal_bytes: head.literal_bytes,
+        };
+        known.insert(version, found);
+    }
+    known.get(&version).ok_or_else(|| RepoError::Missing { what: format!("the record of version {version}") })
+}

@@ -1,0 +1,198 @@
+//! Copies what is needed of a pack into new packs, at the same addresses. Records and whole segments are copied as they
+//! are; of a segment with dead bytes only the live pieces are stored again ([`crate::format::sparse`]).
+
+use super::error::Result;
+use super::index::{PackNumber, RepositoryIndex};
+use super::liveness::{Live, Marking};
+use super::pack_reader::{LoadedTable, PackReader};
+use super::pack_writer::{NewBlob, PackWriter};
+use crate::domain::id::VersionId;
+use crate::format::records::{BlobMeta, ChunkEntry};
+use crate::format::sparse;
+use std::collections::{HashMap, HashSet};
+
+/// Live bytes gathered from neighbouring segments before they are stored as one.
+const GATHER_BYTES: usize = 64 << 10;
+/// Longest span of a gathered segment.
+const SPAN_BYTES_MAX: u64 = 64 << 20;
+/// Raw bytes from which literals count as bulk.
+const BULK_BYTES: usize = 192 << 10;
+/// Levels for gathered and for bulk literals.
+const SMALL_LEVEL: i32 = 9;
+const BULK_LEVEL: i32 = 6;
+
+/// Blobs that another pack holds as well: (pack, ordinal).
+pub type Repeated = HashSet<(PackNumber, u32)>;
+
+/// Copies everything of a pack that is needed. `repeated` blobs are left out.
+///
+/// # Errors
+/// Damage of what is needed, storage errors.
+pub fn copy_pack(
+    index: &RepositoryIndex,
+    packs: &PackReader,
+    writer: &mut PackWriter,
+    marking: &Marking,
+    repeated: &Repeated,
+    number: PackNumber,
+) -> Result<()> {
+    let table = packs.table(index, number)?;
+    let copy = index.pack(number).map_or(0, |info| info.copy);
+    let mut chunks: HashMap<u32, Vec<ChunkEntry>> = HashMap::new();
+    for chunk in &table.table.chunks {
+        chunks.entry(chunk.space).or_default().push(*chunk);
+    }
+    chunks.values_mut().for_each(|of_space| of_space.sort_unstable_by_key(|c| c.start));
+    let mut copier =
+        Copier { index, packs, writer, number, copy, table: &table, chunks, gathered: Gathered::default() };
+    let mut literals = Vec::new();
+    for (ordinal, blob) in (0u32..).zip(&table.table.blobs) {
+        if repeated.contains(&(number, ordinal)) {
+            continue;
+        }
+        let owner = table.table.ids.get(blob.meta.owner() as usize).copied().unwrap_or_default();
+        match blob.meta {
+            BlobMeta::Head { generation, .. } if marking.needs_record(owner, generation) => {
+                copier.whole(ordinal, NewBlob::Head { version: owner, generation })?;
+            }
+            BlobMeta::Slice { generation, sequence, .. } if marking.needs_record(owner, generation) => {
+                copier.whole(ordinal, NewBlob::Slice { version: owner, generation, sequence })?;
+            }
+            BlobMeta::Head { .. } | BlobMeta::Slice { .. } => {}
+            BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => {
+                if let Some((space, start, end)) = blob.literal_span() {
+                    literals.push((space, start, end, ordinal));
+                }
+            }
+        }
+    }
+    literals.sort_unstable();
+    for (space, start, end, ordinal) in literals {
+        let id = table.table.ids.get(space as usize).copied().unwrap_or_default();
+        copier.literals(id, space, (start, end), ordinal, marking.live_in(id, start, end))?;
+    }
+    copier.flush()
+}
+
+/// Live pieces on their way into one segment.
+#[derive(Default)]
+struct Gathered {
+    space: VersionId,
+    number: u32,
+    start: u64,
+    end: u64,
+    bytes: usize,
+    pieces: Vec<(u64, Vec<u8>)>,
+}
+
+struct Copier<'c> {
+    index: &'c RepositoryIndex,
+    packs: &'c PackReader,
+    writer: &'c mut PackWriter,
+    number: PackNumber,
+    copy: u8,
+    table: &'c LoadedTable,
+    /// Chunks of each space of the table, by first offset.
+    chunks: HashMap<u32, Vec<ChunkEntry>>,
+    gathered: Gathered,
+}
+
+impl Copier<'_> {
+    fn whole(&mut self, ordinal: u32, blob: NewBlob) -> Result<()> {
+        let (packed, raw_len) = self.packs.packed_blob(self.index, self.number, self.table, ordinal)?;
+        self.writer.add_packed(self.copy, blob, packed, raw_len)
+    }
+
+    fn literals(&mut self, id: VersionId, space: u32, span: (u64, u64), ordinal: u32, live: Live) -> Result<()> {
+        let meta = self.table.blob(ordinal).map(|b| b.0.meta);
+        let parts = match live {
+            Live::Whole => vec![span],
+            Live::Parts(parts) => parts,
+        };
+        if parts.is_empty() {
+            return Ok(());
+        }
+        if let Some(BlobMeta::Segment { start, .. }) = meta
+            && parts == [span]
+            && (span.1 - span.0) as usize >= GATHER_BYTES / 2
+        {
+            self.flush()?;
+            self.chunks_in(id, space, &[span])?;
+            return self.whole(ordinal, NewBlob::Segment { space: id, start });
+        }
+        let far = self.gathered.space != id
+            || self.gathered.bytes >= GATHER_BYTES
+            || span.1.saturating_sub(self.gathered.start) > SPAN_BYTES_MAX;
+        if far {
+            self.flush()?;
+        }
+        let segment = self.packs.literal_blob(self.index, self.number, self.table, ordinal)?;
+        let gathered = &mut self.gathered;
+        if gathered.pieces.is_empty() {
+            (gathered.space, gathered.number) = (id, space);
+        }
+        for (start, end) in parts {
+            let mut at = start;
+            for (from, bytes) in segment.pieces() {
+                let to = from + bytes.len() as u64;
+                if to <= at || from >= end {
+                    continue;
+                }
+                at = at.max(from);
+                let stop = to.min(end);
+                let skip = usize::try_from(at - from).unwrap_or(usize::MAX);
+                let take = usize::try_from(stop - at).unwrap_or(0);
+                let Some(part) = bytes.get(skip..).and_then(|rest| rest.get(..take)) else { continue };
+                gathered.add(at, part);
+                at = stop;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let gathered = std::mem::take(&mut self.gathered);
+        if gathered.pieces.is_empty() {
+            return Ok(());
+        }
+        let spans: Vec<(u64, u64)> = gathered.pieces.iter().map(|(at, b)| (*at, at + b.len() as u64)).collect();
+        self.chunks_in(gathered.space, gathered.number, &spans)?;
+        let level = if gathered.bytes >= BULK_BYTES { BULK_LEVEL } else { SMALL_LEVEL };
+        let (space, start) = (gathered.space, gathered.start);
+        if let [(_, bytes)] = gathered.pieces.as_slice() {
+            return self.writer.add(self.copy, NewBlob::Segment { space, start }, bytes.clone(), level);
+        }
+        let pieces: Vec<(u64, &[u8])> = gathered.pieces.iter().map(|(at, b)| (*at, b.as_slice())).collect();
+        let span_bytes = u32::try_from(gathered.end - start).unwrap_or(u32::MAX);
+        let raw = sparse::encode(start, &pieces);
+        self.writer.add(self.copy, NewBlob::Sparse { space, start, span_bytes }, raw, level)
+    }
+
+    /// Names the chunks that lie wholly in one of the spans, which are ascending and go into one blob.
+    fn chunks_in(&mut self, id: VersionId, space: u32, spans: &[(u64, u64)]) -> Result<()> {
+        let Some(of_space) = self.chunks.get(&space).filter(|_| self.copy == 0) else { return Ok(()) };
+        for &(start, end) in spans {
+            let first = of_space.partition_point(|c| c.start < start);
+            for chunk in of_space.get(first..).unwrap_or_default().iter().take_while(|c| c.start < end) {
+                if chunk.start + u64::from(chunk.plain_bytes) <= end {
+                    self.writer.add_chunk(chunk.id, id, chunk.start, chunk.plain_bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Gathered {
+    fn add(&mut self, at: u64, bytes: &[u8]) {
+        if self.pieces.is_empty() {
+            self.start = at;
+        }
+        match self.pieces.last_mut() {
+            Some((from, last)) if *from + last.len() as u64 == at => last.extend_from_slice(bytes),
+            _ => self.pieces.push((at, bytes.to_vec())),
+        }
+        self.bytes += bytes.len();
+        self.end = at + bytes.len() as u64;
+    }
+}

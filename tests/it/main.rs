@@ -10,6 +10,7 @@ mod fuzz_corpus;
 mod golden;
 mod killed;
 mod postgres;
+mod prune;
 mod restore;
 mod small_repository;
 mod streams;

@@ -11,23 +11,27 @@ use holdfast::storage::memory::MemoryStore;
 use proptest::prelude::*;
 use std::sync::Arc;
 
-struct Repo {
-    store: Arc<MemoryStore>,
-    keys: Arc<Keys>,
-    random: Arc<dyn Random>,
+pub(crate) struct Repo {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) random: Arc<dyn Random>,
 }
 
 impl Repo {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let keys = Arc::new(Keys::derive(&[9; 32], RepositoryId([4; 16]), Suite::Aes256Gcm));
         Self { store: Arc::new(MemoryStore::new()), keys, random: Arc::new(SeededRandom::new(seed)) }
     }
 
-    fn session(&self) -> BackupSession {
+    pub(crate) fn session(&self) -> BackupSession {
+        self.session_of("test")
+    }
+
+    pub(crate) fn session_of(&self, source: &str) -> BackupSession {
         let id = SnapshotId(self.random.bytes());
-        let start = SessionStart { id, host: "test".into(), process: 1, started_ns: 0, sources: Vec::new() };
-        let load = |store: &dyn holdfast::storage::WriteStore, keys: &Arc<Keys>, _: &_| {
-            Ok(index_loader::load(store, keys, None)?.0)
+        let start = SessionStart { id, host: "test".into(), process: 1, started_ns: 0, sources: vec![source.into()] };
+        let load = |store: &dyn holdfast::storage::WriteStore, keys: &Arc<Keys>, gone: &_| {
+            Ok(index_loader::load_without(store, keys, None, gone)?.0)
         };
         BackupSession::begin(
             Arc::clone(&self.store) as Arc<_>,
@@ -40,7 +44,12 @@ impl Repo {
     }
 
     /// Stores one version in a session of its own and proves it. Returns it and the bytes the repository grew by.
-    fn put(&self, bytes: &[u8], parent: Option<VersionId>, candidates: &[VersionId]) -> (StoredVersion, u64) {
+    pub(crate) fn put(
+        &self,
+        bytes: &[u8],
+        parent: Option<VersionId>,
+        candidates: &[VersionId],
+    ) -> (StoredVersion, u64) {
         let mut session = self.session();
         let parent = parent.map(|v| session.open_parent(v).expect("parent").expect("usable parent"));
         let mut writer = StreamWriter::new(&session, parent, candidates.to_vec(), StreamSettings::data());
@@ -55,7 +64,23 @@ impl Repo {
         (stored, added)
     }
 
-    fn read(&self, version: VersionId) -> Vec<u8> {
+    /// Stores one version in a given session.
+    pub(crate) fn put_in(&self, mut session: BackupSession, bytes: &[u8], parent: Option<VersionId>) -> VersionId {
+        let parent = parent.and_then(|v| session.open_parent(v).expect("parent"));
+        let mut writer = StreamWriter::new(&session, parent, Vec::new(), StreamSettings::data());
+        writer.push(&mut session, bytes).expect("push");
+        let stored = writer.finish(&mut session).expect("finish");
+        session.flush().expect("flush");
+        session.prove(stored.version).expect("prove");
+        stored.version
+    }
+
+    pub(crate) fn has_record(&self, version: VersionId) -> bool {
+        let reading = Reading::open(Arc::clone(&self.store) as Arc<_>, Arc::clone(&self.keys), None).expect("open");
+        !reading.index.record_places(version).is_empty()
+    }
+
+    pub(crate) fn read(&self, version: VersionId) -> Vec<u8> {
         let reading = Reading::open(Arc::clone(&self.store) as Arc<_>, Arc::clone(&self.keys), None).expect("open");
         let mut stream = reading.stream(version).expect("stream");
         let mut out = Vec::new();
@@ -66,7 +91,7 @@ impl Repo {
     }
 }
 
-fn rows(seed: u64, n: usize) -> Vec<u8> {
+pub(crate) fn rows(seed: u64, n: usize) -> Vec<u8> {
     let random = SeededRandom::new(seed);
     let mut out = Vec::new();
     for i in 0..n {
@@ -78,9 +103,9 @@ fn rows(seed: u64, n: usize) -> Vec<u8> {
 }
 
 /// One change of a stream: (kind, position in 1/65536, length).
-type Change = (u8, u16, u16);
+pub(crate) type Change = (u8, u16, u16);
 
-fn apply(bytes: &mut Vec<u8>, (kind, at, len): Change, salt: u64) {
+pub(crate) fn apply(bytes: &mut Vec<u8>, (kind, at, len): Change, salt: u64) {
     let at = bytes.len() * usize::from(at) / 65536;
     let len = usize::from(len).min(bytes.len() - at);
     match kind % 4 {

@@ -1,0 +1,274 @@
+//! Prune through the library: whatever is kept reads back, whatever is not frees its space.
+
+use crate::streams::{Change, Repo, apply, rows};
+use holdfast::domain::id::{SnapshotId, VersionId};
+use holdfast::domain::system::FixedClock;
+use holdfast::ops::cancel::Cancel;
+use holdfast::ops::observer::Silent;
+use holdfast::ops::prune::{self, PruneError, PruneMeans, PruneOptions, PruneReport, Roots};
+use holdfast::storage::{ObjectKind, ReadStore};
+use proptest::prelude::*;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+/// Prunes everything but `kept`.
+pub(crate) fn prune(repo: &Repo, kept: &HashSet<VersionId>, options: &PruneOptions) -> Result<PruneReport, PruneError> {
+    let roots = || Ok(Roots { versions: kept.clone(), kept: Vec::new(), gone: Vec::new() });
+    prune_with(repo, &roots, options)
+}
+
+pub(crate) fn prune_with(
+    repo: &Repo,
+    roots: &prune::ReadRoots<'_>,
+    options: &PruneOptions,
+) -> Result<PruneReport, PruneError> {
+    let clock = FixedClock(Mutex::new(jiff::Timestamp::UNIX_EPOCH));
+    let means = PruneMeans {
+        store: Arc::clone(&repo.store) as Arc<_>,
+        writer: Arc::clone(&repo.store) as Arc<_>,
+        reader: Arc::clone(&repo.store) as Arc<_>,
+        keys: Arc::clone(&repo.keys),
+        random: Arc::clone(&repo.random),
+        clock: &clock,
+        observer: &Silent,
+        cancel: &Cancel::default(),
+        cache: None,
+        host: "test".into(),
+        process_id: 1,
+        roots,
+    };
+    prune::run(&means, options)
+}
+
+fn stored(repo: &Repo) -> u64 {
+    [ObjectKind::Pack, ObjectKind::Index]
+        .into_iter()
+        .flat_map(|kind| repo.store.list(kind).expect("list"))
+        .map(|o| o.stored_bytes)
+        .sum()
+}
+
+const FULL: PruneOptions = PruneOptions { dry_run: false, full: true, max_repack_bytes: None };
+const NORMAL: PruneOptions = PruneOptions { dry_run: false, full: false, max_repack_bytes: None };
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// A random tree of versions, forgotten in a random order with prunes in between, some with limits.
+    #[test]
+    fn any_tree_forgotten_in_any_order_keeps_what_it_must(
+        script in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<Change>(), 0..6)), 2..9),
+        order in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        seed in any::<u64>(),
+    ) {
+        let repo = Repo::new(seed);
+        let mut all: Vec<(VersionId, Vec<u8>)> = Vec::new();
+        for (n, (pick, changes)) in script.into_iter().enumerate() {
+            let base = (!all.is_empty() && pick % 5 != 0).then(|| &all[usize::from(pick) % all.len()]);
+            let mut bytes = base.map_or_else(|| rows(seed ^ n as u64, 2000), |b| b.1.clone());
+            for (k, change) in changes.into_iter().enumerate() {
+                apply(&mut bytes, change, seed.wrapping_add((n * 100 + k) as u64));
+            }
+            let (stored, _) = repo.put(&bytes, base.map(|b| b.0), &[]);
+            if stored.is_new {
+                all.push((stored.version, bytes));
+            }
+        }
+        let mut kept = all.clone();
+        for (index, kind) in order {
+            if kept.len() > 1 {
+                kept.remove(index.index(kept.len()));
+            }
+            if kind % 3 == 0 {
+                // new versions keep coming, with any kept one as parent
+                let (parent, bytes) = &kept[usize::from(kind) % kept.len()];
+                let mut bytes = bytes.clone();
+                apply(&mut bytes, (kind, u16::from(kind) << 8, 3000), seed ^ u64::from(kind));
+                let (stored, _) = repo.put(&bytes, Some(*parent), &[]);
+                if stored.is_new {
+                    kept.push((stored.version, bytes));
+                }
+            }
+            let ids: HashSet<VersionId> = kept.iter().map(|k| k.0).collect();
+            let options = match kind % 4 {
+                0 => FULL,
+                1 => PruneOptions { max_repack_bytes: Some(100_000), ..NORMAL },
+                _ => NORMAL,
+            };
+            let report = prune(&repo, &ids, &options).expect("prune");
+            prop_assert_eq!(report.packs_waiting, 0);
+            for (version, bytes) in &kept {
+                prop_assert_eq!(&repo.read(*version), bytes);
+            }
+        }
+        // nothing is left of what was forgotten, and a second prune finds nothing to do
+        let ids: HashSet<VersionId> = kept.iter().map(|k| k.0).collect();
+        prune(&repo, &ids, &FULL).expect("prune");
+        let after = stored(&repo);
+        let again = prune(&repo, &ids, &FULL).expect("prune");
+        prop_assert_eq!((again.removed_bytes, again.records_merged), (0, 0));
+        prop_assert_eq!(stored(&repo), after);
+        prop_assert!(repo.store.list(ObjectKind::Condemned).expect("list").is_empty());
+        prop_assert!(repo.store.list(ObjectKind::Session).expect("list").is_empty());
+        // versions that were forgotten are gone
+        for (version, _) in all.iter().filter(|a| !ids.contains(&a.0)) {
+            prop_assert!(!repo.has_record(*version));
+        }
+    }
+}
+
+#[test]
+fn everything_goes_when_nothing_is_kept() {
+    let repo = Repo::new(1);
+    let mut parent = None;
+    for n in 0..5 {
+        let (stored, _) = repo.put(&rows(n, 3000), parent, &[]);
+        parent = Some(stored.version);
+    }
+    let before = repo.store.list(ObjectKind::Pack).expect("list").len() as u64;
+    let report = prune(&repo, &HashSet::new(), &NORMAL).expect("prune");
+    assert_eq!(report.packs_removed, before);
+    assert!(repo.store.list(ObjectKind::Pack).expect("list").is_empty());
+    assert!(repo.store.list(ObjectKind::Index).expect("list").is_empty());
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let repo = Repo::new(2);
+    let (first, _) = repo.put(&rows(1, 3000), None, &[]);
+    let (second, _) = repo.put(&rows(2, 3000), Some(first.version), &[]);
+    let names = repo.store.raw_names();
+    let report =
+        prune(&repo, &HashSet::from([second.version]), &PruneOptions { dry_run: true, ..FULL }).expect("prune");
+    assert!(report.dry_run && report.dead_bytes > 0 && report.removed_bytes > 0, "{report:?}");
+    assert_eq!(repo.store.raw_names(), names);
+}
+
+/// A long chain thinned out: what is left is as small as if only that had ever been stored.
+#[test]
+fn a_thinned_chain_is_as_small_as_a_fresh_repository() {
+    let repo = Repo::new(3);
+    let mut bytes = rows(7, 60_000);
+    let mut all: Vec<(VersionId, Vec<u8>)> = Vec::new();
+    for n in 0..60u16 {
+        for k in 0..40u16 {
+            apply(&mut bytes, (2, n.wrapping_mul(7919).wrapping_add(k * 1607), 90), u64::from(n * 100 + k));
+        }
+        let (stored, _) = repo.put(&bytes, all.last().map(|l| l.0), &[]);
+        all.push((stored.version, bytes.clone()));
+    }
+    let kept: Vec<_> =
+        all.iter().enumerate().filter(|(n, _)| n % 12 == 11 || *n > 54).map(|(_, a)| a.clone()).collect();
+    let fresh = Repo::new(4);
+    let mut parent = None;
+    for (_, bytes) in &kept {
+        parent = Some(fresh.put(bytes, parent, &[]).0.version);
+    }
+    let ids: HashSet<VersionId> = kept.iter().map(|k| k.0).collect();
+    let report = prune(&repo, &ids, &NORMAL).expect("prune");
+    assert_eq!(report.versions_proved, report.records_merged);
+    let again = prune(&repo, &ids, &PruneOptions { dry_run: true, ..NORMAL }).expect("look");
+    assert!(again.dead_bytes * 10 <= again.stored_bytes, "{again:?}");
+    prune(&repo, &ids, &FULL).expect("prune");
+    for (version, bytes) in &kept {
+        assert_eq!(&repo.read(*version), bytes);
+    }
+    let (ours, theirs) = (stored(&repo), stored(&fresh));
+    assert!(ours * 100 <= theirs * 108, "{ours} against {theirs}");
+}
+
+#[test]
+fn a_run_that_began_earlier_is_waited_for() {
+    let repo = Repo::new(5);
+    let (first, _) = repo.put(&rows(1, 3000), None, &[]);
+    let (second, _) = repo.put(&rows(2, 3000), Some(first.version), &[]);
+    let session = repo.session_of("app");
+    let kept = HashSet::from([second.version]);
+    let report = prune(&repo, &kept, &NORMAL).expect("prune");
+    assert!(report.packs_waiting > 0 && report.removed_bytes == 0, "{report:?}");
+    assert_eq!(report.waiting_for.len(), 1);
+    // it reads what it knew when it began
+    let parent = session.open_parent(first.version).expect("open");
+    assert!(parent.is_some());
+    drop(session);
+    let report = prune(&repo, &kept, &NORMAL).expect("prune");
+    assert!(report.packs_waiting == 0 && report.removed_bytes > 0, "{report:?}");
+    assert!(!repo.has_record(first.version));
+}
+
+#[test]
+fn what_a_run_came_to_need_meanwhile_stays() {
+    let repo = Repo::new(6);
+    let text = rows(1, 3000);
+    let (first, _) = repo.put(&text, None, &[]);
+    let (second, _) = repo.put(&rows(2, 3000), None, &[]);
+    let session = repo.session_of("app");
+    let mut kept = HashSet::from([second.version]);
+    assert!(prune(&repo, &kept, &NORMAL).expect("prune").packs_waiting > 0);
+    // the run stores what it finds in the version that is about to go
+    let mut changed = text;
+    apply(&mut changed, (2, 9000, 400), 77);
+    let third = repo.put_in(session, &changed, Some(first.version));
+    kept.insert(third);
+    let report = prune(&repo, &kept, &NORMAL).expect("prune");
+    assert_eq!(repo.read(third), changed);
+    // the next one can free what is left of the first
+    let more = prune(&repo, &kept, &FULL).expect("prune");
+    assert_eq!(repo.read(third), changed);
+    assert!(report.packs_waiting == 0 && more.packs_waiting == 0);
+    assert!(!repo.has_record(first.version));
+}
+
+#[test]
+fn a_run_beside_a_condemned_record_does_not_rely_on_it() {
+    let repo = Repo::new(7);
+    let text = rows(1, 3000);
+    let (first, _) = repo.put(&text, None, &[]);
+    let (second, _) = repo.put(&rows(2, 3000), None, &[]);
+    let older = repo.session_of("older");
+    let mut kept = HashSet::from([second.version]);
+    assert!(prune(&repo, &kept, &NORMAL).expect("prune").packs_waiting > 0);
+    let newer = repo.session_of("newer");
+    assert!(newer.open_parent(first.version).expect("open").is_none());
+    let third = repo.put_in(newer, &text, None);
+    kept.insert(third);
+    drop(older);
+    let report = prune(&repo, &kept, &NORMAL).expect("prune");
+    assert!(report.removed_bytes > 0, "{report:?}");
+    assert_eq!(repo.read(third), text);
+    assert!(!repo.has_record(first.version));
+}
+
+#[test]
+fn damage_stops_it_before_it_deletes() {
+    let repo = Repo::new(8);
+    let (first, _) = repo.put(&rows(1, 3000), None, &[]);
+    let (second, _) = repo.put(&rows(2, 3000), Some(first.version), &[]);
+    let index = repo.store.list(ObjectKind::Index).expect("list")[0].name.clone();
+    let mut bytes = repo.store.get(&index, 1 << 20).expect("get");
+    bytes[70] ^= 1;
+    repo.store.raw_replace(index.as_str(), bytes);
+    let objects = || {
+        let mut names = repo.store.raw_names();
+        names.retain(|n| !n.starts_with("sessions/"));
+        names
+    };
+    let names = objects();
+    match prune(&repo, &HashSet::from([second.version]), &NORMAL) {
+        Err(PruneError::Unreadable { what, .. }) => assert_eq!(what, index.as_str()),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(objects(), names);
+}
+
+#[test]
+fn forgotten_snapshots_go_with_their_data() {
+    let repo = Repo::new(9);
+    let (first, _) = repo.put(&rows(1, 3000), None, &[]);
+    let gone = SnapshotId([3; 16]);
+    repo.store.raw_replace(&format!("snapshots/{gone}/snapshot"), vec![1]);
+    let roots = || Ok(Roots { versions: HashSet::from([first.version]), kept: Vec::new(), gone: vec![gone] });
+    let report = prune_with(&repo, &roots, &NORMAL).expect("prune");
+    assert_eq!((report.snapshots_removed, report.packs_removed), (1, 0));
+    assert!(repo.store.list(ObjectKind::Snapshot).expect("list").is_empty());
+}

@@ -279,12 +279,13 @@ fn snapshot() -> Snapshot {
         added_bytes: 140_000,
         volatile: Vec::new(),
     };
+    let identities = StreamRecord { role: StreamRole::Identities, plain_bytes: 4000, ..stream.clone() };
     let source = SourceRecord {
         name: "app-db".into(),
         kind: SourceKind::Postgres,
         location: "postgres://db/app".into(),
         failure: None,
-        streams: vec![stream],
+        streams: vec![stream, identities],
         reader_version: "pg_dump (PostgreSQL) 15.18".into(),
         server_version: Some("15.18".into()),
         tables: vec![TableRows { table: "public.item".into(), rows: 1000 }],
@@ -424,9 +425,8 @@ fn feed_tree(input: &[u8]) -> bool {
 }
 
 fn seed_tree() -> Vec<Vec<u8>> {
-    use entry::{Entry, EntryKind, FileContent, FileIdentity};
-    let identity = Some(FileIdentity([1, 2, 3, 4, 5, 6]));
-    let file = FileContent { size: 5, hash: Digest([9; 32]), identity, ..FileContent::default() };
+    use entry::{Entry, EntryKind, FileContent};
+    let file = FileContent { size: 5, hash: Digest([9; 32]), ..FileContent::default() };
     let sparse = FileContent { size: 1 << 20, extents: vec![(4096, 4096)], sparse: true, ..file.clone() };
     let entries = [
         (b"/".as_slice(), EntryKind::Directory),

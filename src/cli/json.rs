@@ -1,7 +1,7 @@
 //! The JSON that scripts read: one versioned envelope, RFC 3339 UTC times, bytes as integers, snake_case names. Fields
 //! are only ever added.
 
-use crate::domain::snapshot::{Snapshot, SourceRecord, StreamRecord, StreamRole};
+use crate::domain::snapshot::{Snapshot, SourceRecord, StreamRecord};
 use crate::domain::time_spec::ns_timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -72,7 +72,7 @@ pub fn insert_path(object: &mut Map<String, Value>, path: &[u8]) {
 
 /// Plain bytes of a source: the content of its files, or all its streams.
 fn plain_bytes(source: &SourceRecord) -> u64 {
-    source.streams.iter().filter(|s| s.role != StreamRole::Tree).map(|s| s.plain_bytes).sum()
+    source.streams.iter().filter(|s| !s.role.is_about_files()).map(|s| s.plain_bytes).sum()
 }
 
 /// A snapshot with everything it says about itself, under the names that the old systems used where they had one.
@@ -168,7 +168,7 @@ fn stream(stream: &StreamRecord) -> Value {
 mod tests {
     use super::*;
     use crate::domain::id::{Digest, SnapshotId, VersionId};
-    use crate::domain::snapshot::{GitInfo, SourceKind, SystemInfo};
+    use crate::domain::snapshot::{GitInfo, SourceKind, StreamRole, SystemInfo};
 
     fn example() -> Snapshot {
         let stream = StreamRecord {

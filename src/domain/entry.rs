@@ -1,6 +1,7 @@
 //! One line of a tree: a file, directory, link or special file with its metadata.
 
 use super::id::Digest;
+use std::num::NonZeroU32;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,17 +48,29 @@ pub struct FileContent {
     pub hash: Digest,
     /// The file changed while it was read, on every attempt: its contents may be torn.
     pub torn: bool,
-    /// Tells a later run whether this is still the same, unchanged file. None when the file had changed less than two
-    /// seconds before it was read (a later change might bear the same time) or was torn: it is read again then.
-    pub identity: Option<FileIdentity>,
 }
 
-/// A fingerprint of a file's change time, device and inode. It is asked only about a file whose path, size and
-/// modification time are as they were, so 48 bits are enough: of a thousand changes an hour that leave those three as
-/// they were, one goes unseen in thirty million years, and who wants to hide one by touching the file until the
-/// fingerprint is right has to touch it 2^48 times.
+/// A fingerprint of a file's change time, device and inode: tells a later run whether this is still the same, unchanged
+/// file. A file has none when it had changed less than two seconds before it was read (a later change might bear the
+/// same time) or was torn: it is read again then. It is asked only about a file whose path, size and modification time
+/// are as they were, so 32 bits are enough against chance: of a thousand changes an hour that leave those three as they
+/// were, one goes unseen in five hundred years. They do not stop somebody who may write the file, sets its times back
+/// and touches it some four thousand million times until the fingerprint is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileIdentity(pub [u8; 6]);
+pub struct FileIdentity(NonZeroU32);
+
+impl FileIdentity {
+    /// The identity with these bits (little-endian). All zeros stand for "none" where identities are stored, so they
+    /// become 1 here.
+    pub fn new(bits: [u8; 4]) -> Self {
+        Self(NonZeroU32::new(u32::from_le_bytes(bits)).unwrap_or(NonZeroU32::MIN))
+    }
+
+    /// Its bits, little-endian; never all zero.
+    pub fn bits(self) -> [u8; 4] {
+        self.0.get().to_le_bytes()
+    }
+}
 
 impl FileContent {
     /// Bytes that the file takes in the content stream.

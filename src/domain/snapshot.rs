@@ -190,6 +190,15 @@ pub enum StreamRole {
     Data,
     /// Roles and settings of a PostgreSQL cluster.
     Globals,
+    /// What tells the next run whether the files of a files source are unchanged; no restore needs it.
+    Identities,
+}
+
+impl StreamRole {
+    /// True for streams that say something about files and hold nothing that a user saved as bytes.
+    pub fn is_about_files(self) -> bool {
+        matches!(self, Self::Tree | Self::Identities)
+    }
 }
 
 /// One stored stream and its proof.

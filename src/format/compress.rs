@@ -16,6 +16,10 @@ const METHOD_RAW: u8 = 0;
 /// The method byte of one zstd frame.
 const METHOD_ZSTD: u8 = 1;
 
+/// A compressor that has grown beyond this is given back: every thread has one, and higher levels over MiBs take five
+/// to ten times as much as others, which machines with many cores would keep for ever.
+const CONTEXT_BYTES_KEPT: usize = 4 << 20;
+
 thread_local! {
     // Contexts are the expensive part of small frames; each thread keeps one of each.
     static COMPRESSOR: RefCell<CCtx<'static>> = RefCell::new(CCtx::create());
@@ -51,9 +55,13 @@ fn zstd_into(level: i32, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         let mut target = zstd_safe::OutBuffer::around_pos(out, 1);
         let end = zstd_safe::zstd_sys::ZSTD_EndDirective::ZSTD_e_end;
         // One call with the end directive and room for the bound is a single-pass compression with a known length.
-        ready
+        let done = ready
             && context.set_pledged_src_size(Some(bytes.len() as u64)).is_ok()
-            && context.compress_stream2(&mut target, &mut zstd_safe::InBuffer::around(bytes), end) == Ok(0)
+            && context.compress_stream2(&mut target, &mut zstd_safe::InBuffer::around(bytes), end) == Ok(0);
+        if context.sizeof() > CONTEXT_BYTES_KEPT {
+            *context = CCtx::create();
+        }
+        done
     })
 }
 
@@ -123,6 +131,13 @@ mod tests {
             round_trip(level, b"");
             round_trip(level, b"x");
         }
+    }
+
+    #[test]
+    fn a_compressor_that_grew_is_given_back() {
+        let text: Vec<u8> = (0..400_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        round_trip(12, &text);
+        assert!(COMPRESSOR.with_borrow(CCtx::sizeof) <= CONTEXT_BYTES_KEPT);
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! body    = kind(1 byte) name(bytes) mode(u16) uid(varint) gid(varint) user(text) group(text) xattrs
 //!           seconds(zigzag) nanoseconds(varint, below 10^9) rest            the two of the modification time
 //! xattrs  = count(varint) { name(bytes) value(bytes) }*count                 names ascending, each once
-//! rest    = kind 1, file:             flags(1 byte) [identity(6 bytes)] size(varint) hash(32 bytes) [extents]
+//! rest    = kind 1, file:             flags(1 byte) size(varint) hash(32 bytes) [extents]
 //!           kind 2, directory:        nothing
 //!           kind 3, symbolic link:    target(bytes)
 //!           kind 4, hard link:        path(bytes)    of the first name, absolute, as `/srv/app/x`
@@ -22,8 +22,7 @@
 //!           kind 6, socket:           nothing
 //!           kind 7, character device: major(varint) minor(varint)
 //!           kind 8, block device:     major(varint) minor(varint)
-//! flags   = bit 0: sparse, extents follow; bit 1: torn (changed while it was read); bit 2: settled, identity follows;
-//!           other bits zero, bits 1 and 2 never both set
+//! flags   = bit 0: sparse, extents follow; bit 1: torn (changed while it was read); other bits zero
 //! extents = count(varint) { gap(varint) length(varint) }*count               gap: from the end of the extent before
 //!
 //! varint  = unsigned LEB128: 7 bits a byte, least significant first, top bit set on all bytes but the last; at most
@@ -41,11 +40,11 @@
 //!   `nanoseconds`; in nanoseconds it fits 64 bits with a sign.
 //! - `hash` is BLAKE3 of the stored bytes: the whole file, or its extents one after the other. An extent is not empty,
 //!   all but the first have a gap of at least 1, and the last ends within `size`.
-//! - `identity` tells a later run whether the file is still the same one, unchanged ([`FileIdentity`]); it stands only
-//!   where that can be told. What changes when a tree is copied afresh (modification time, identity) stands in one place.
+//! - What changes for every file when a tree is copied afresh (change time, device, inode) is not here: see
+//!   [`super::identities`].
 //! - Limits: user, group 1,024 bytes; target 4,096; an xattr name 1,024 and value 16 MiB; 65,536 xattrs and extents.
 
-use crate::domain::entry::{Entry, EntryKind, FileContent, FileIdentity};
+use crate::domain::entry::{Entry, EntryKind, FileContent};
 use crate::domain::id::Digest;
 use std::cmp::Ordering;
 
@@ -272,9 +271,6 @@ fn entry_fault(entry: &Entry) -> Option<&'static str> {
 }
 
 fn content_fault(content: &FileContent) -> Option<&'static str> {
-    if content.torn && content.identity.is_some() {
-        return Some("a torn file that claims to be settled");
-    }
     if !content.sparse {
         return (!content.extents.is_empty()).then_some("extents of a file that is not sparse");
     }
@@ -358,11 +354,7 @@ fn encode_body(out: &mut Vec<u8>, entry: &Entry, name: &[u8]) {
 }
 
 fn encode_content(out: &mut Vec<u8>, content: &FileContent) {
-    let settled = content.identity.is_some();
-    out.push(u8::from(content.sparse) | u8::from(content.torn) << 1 | u8::from(settled) << 2);
-    if let Some(FileIdentity(identity)) = &content.identity {
-        out.extend_from_slice(identity);
-    }
+    out.push(u8::from(content.sparse) | u8::from(content.torn) << 1);
     put_varint(out, content.size);
     out.extend_from_slice(&content.hash.0);
     if content.sparse {
@@ -624,11 +616,10 @@ fn decode_body(body: &[u8], directory: &[u8]) -> Result<Entry, &'static str> {
 
 fn decode_content(cursor: &mut Cursor<'_>) -> Result<FileContent, &'static str> {
     let [flags] = cursor.array()?;
-    if flags > 7 {
+    if flags > 3 {
         return Err("unknown flags");
     }
-    let (sparse, torn, settled) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-    let identity = if settled { Some(FileIdentity(cursor.array()?)) } else { None };
+    let (sparse, torn) = (flags & 1 != 0, flags & 2 != 0);
     let size = cursor.varint()?;
     let hash = Digest(cursor.array()?);
     let mut extents = Vec::new();
@@ -643,7 +634,7 @@ fn decode_content(cursor: &mut Cursor<'_>) -> Result<FileContent, &'static str> 
             end = offset.checked_add(length).ok_or("extents beyond the end")?;
         }
     }
-    Ok(FileContent { size, extents, sparse, hash, torn, identity })
+    Ok(FileContent { size, extents, sparse, hash, torn })
 }
 
 #[cfg(test)]

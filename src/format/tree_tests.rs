@@ -17,11 +17,9 @@ fn entry(path: &[u8], kind: EntryKind) -> Entry {
     }
 }
 
-const IDENTITY: Option<FileIdentity> = Some(FileIdentity([0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6]));
-
 fn file(path: &[u8]) -> Entry {
     let hash = Digest(*blake3::hash(path).as_bytes());
-    entry(path, EntryKind::File(FileContent { size: 12_345, hash, identity: IDENTITY, ..FileContent::default() }))
+    entry(path, EntryKind::File(FileContent { size: 12_345, hash, ..FileContent::default() }))
 }
 
 fn encode(entries: &[Entry]) -> Result<Vec<u8>, TreeError> {
@@ -52,7 +50,6 @@ fn every_kind() -> Vec<Entry> {
         sparse: true,
         hash: Digest([7; 32]),
         torn: true,
-        identity: None,
     };
     let mut with_xattrs = file(b"/srv/xattrs");
     with_xattrs.xattrs = vec![(b"user.a".to_vec(), vec![]), (b"user.b".to_vec(), vec![0, 255, 10])];
@@ -93,10 +90,10 @@ fn the_bytes_are_as_the_format_says() {
     one.mtime_ns = -1;
     one.xattrs = vec![(b"x".to_vec(), b"y".to_vec())];
     let link = "03 01 61 a401 e807 e807 00 06 7374616666 01 01 78 01 79 01 ff93ebdc03 01 62";
-    let content = FileContent { size: 300, hash: Digest([0x77; 32]), identity: IDENTITY, ..FileContent::default() };
+    let content = FileContent { size: 300, hash: Digest([0x77; 32]), ..FileContent::default() };
     let mut two = entry(b"/b", EntryKind::File(content));
     (two.user, two.group, two.mtime_ns) = (None, None, 1_000_000_000);
-    let file = format!("01 01 62 a401 e807 e807 00 00 00 02 00 04 a1a2a3a4a5a6 ac02 {}", "77".repeat(32));
+    let file = format!("01 01 62 a401 e807 e807 00 00 00 02 00 00 ac02 {}", "77".repeat(32));
     let mut expected = vec![1];
     for body in [link, &file] {
         let body = data_encoding::HEXLOWER.decode(body.replace(' ', "").as_bytes()).expect("hex");
@@ -109,11 +106,11 @@ fn the_bytes_are_as_the_format_says() {
 }
 
 #[test]
-fn an_ordinary_file_takes_at_most_90_bytes_and_one_more_file_is_one_run() {
+fn an_ordinary_file_takes_at_most_84_bytes_and_one_more_file_is_one_run() {
     let mut entries = vec![entry(b"/srv", EntryKind::Directory)];
     entries.extend((0..100).map(|n| file(format!("/srv/module_{n:04}.py").as_bytes())));
     let without = encode(&entries).expect("in order");
-    assert!(without.len() / 101 <= 90, "{}", without.len() / 101);
+    assert!(without.len() / 101 <= 84, "{}", without.len() / 101);
     entries.insert(50, file(b"/srv/module_0048x.py"));
     let with = encode(&entries).expect("in order");
     let prefix = with.iter().zip(&without).take_while(|(a, b)| a == b).count();
@@ -126,7 +123,6 @@ fn a_writer_refuses_what_a_reader_would_refuse() {
     let dir = |path: &[u8]| entry(path, EntryKind::Directory);
     let mut mode = file(b"/a");
     mode.mode = 0o10000;
-    let torn = FileContent { torn: true, identity: IDENTITY, ..FileContent::default() };
     let mut twice = file(b"/a");
     twice.xattrs = vec![(b"x".to_vec(), vec![]), (b"x".to_vec(), vec![])];
     let overlap = FileContent { size: 10, extents: vec![(0, 5), (5, 5)], sparse: true, ..FileContent::default() };
@@ -152,7 +148,6 @@ fn a_writer_refuses_what_a_reader_would_refuse() {
         vec![entry(b"/l", EntryKind::HardLink(b"/a/../b".to_vec()))],
         vec![mode],
         vec![twice],
-        vec![entry(b"/a", EntryKind::File(torn))],
         vec![entry(b"/a", EntryKind::File(overlap))],
         vec![entry(b"/a", EntryKind::File(beyond))],
     ];
@@ -223,10 +218,9 @@ fn names() -> impl Strategy<Value = Vec<u8>> {
 
 fn kinds() -> impl Strategy<Value = EntryKind> {
     let bytes = proptest::collection::vec(1u8.., 1..20);
-    let ordinary = (any::<u64>(), any::<[u8; 32]>(), any::<Option<[u8; 6]>>(), any::<bool>());
-    let ordinary = ordinary.prop_map(|(size, hash, identity, torn)| {
-        let (identity, torn) = (identity.map(FileIdentity), torn && identity.is_none());
-        EntryKind::File(FileContent { size, hash: Digest(hash), torn, identity, ..FileContent::default() })
+    let ordinary = (any::<u64>(), any::<[u8; 32]>(), any::<bool>());
+    let ordinary = ordinary.prop_map(|(size, hash, torn)| {
+        EntryKind::File(FileContent { size, hash: Digest(hash), torn, ..FileContent::default() })
     });
     let sparse = proptest::collection::vec((1u64..1 << 40, 1u64..1 << 40), 0..6).prop_map(|spans| {
         let (mut end, mut extents) = (0, Vec::new());

@@ -121,8 +121,8 @@ fn list_source(
 ) -> Result<ControlFlow<()>, LsError> {
     for stream in &source.streams {
         match stream.role {
-            // The contents belong to the entries of the tree.
-            StreamRole::Content => {}
+            // The contents belong to the entries of the tree, identities are for the next backup.
+            StreamRole::Content | StreamRole::Identities => {}
             StreamRole::Tree => {
                 for placed in reading.tree(source)? {
                     cancel.check()?;

@@ -4,7 +4,7 @@
 use super::cancel::{Cancel, Cancelled};
 use super::observer::{Event, Observer, Progress};
 use crate::domain::id::{SnapshotId, VersionId};
-use crate::domain::snapshot::{Snapshot, StreamRole};
+use crate::domain::snapshot::Snapshot;
 use crate::repository::error::RepoError;
 use crate::repository::index::SpacePart;
 use crate::repository::reading::Reading;
@@ -208,13 +208,13 @@ fn one(snapshot: &Snapshot, own_bytes: u64) -> SnapshotStats {
     }
 }
 
-/// Plain bytes of a snapshot. Trees are left out: they are not restored as bytes.
+/// Plain bytes of a snapshot. Trees and identities are left out: they are not restored as bytes.
 pub fn plain_bytes(snapshot: &Snapshot) -> u64 {
     snapshot.sources.iter().map(source_bytes).fold(0, u64::saturating_add)
 }
 
 fn source_bytes(source: &crate::domain::snapshot::SourceRecord) -> u64 {
-    let data = source.streams.iter().filter(|stream| stream.role != StreamRole::Tree);
+    let data = source.streams.iter().filter(|stream| !stream.role.is_about_files());
     data.map(|stream| stream.plain_bytes).fold(0, u64::saturating_add)
 }
 

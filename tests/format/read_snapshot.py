@@ -427,7 +427,7 @@ def read_source(r):
 
 
 def read_stream(r):
-    stream = {"role": ("content", "tree", "data", "globals")[r.uint()], "file_name": r.text(), "version": r.id()}
+    stream = {"role": ("content", "tree", "data", "globals", "identities")[r.uint()], "file_name": r.text(), "version": r.id()}
     stream.update({"plain_bytes": r.uint(), "blake3": r.digest(), "sha256": r.option(r.digest)})
     stream.update({"added_bytes": r.uint(), "volatile": r.list(lambda: (r.uint(), r.uint(), r.text()))})
     return stream
@@ -893,10 +893,8 @@ def read_tree(data):
 def read_file(node):
     """(size, hash, extents or None, torn)"""
     flags = node.u8()
-    if flags > 7 or flags & 6 == 6:
+    if flags > 3:
         raise Damaged("tree: unknown flags")
-    if flags & 4:
-        node.take(6)  # identity: for the next backup only
     size, digest = node.uint(), node.digest()
     extents, end = None, 0
     if flags & 1:

@@ -209,7 +209,7 @@ fn damage_is_traced_to_snapshots_sources_and_files() {
     let newest = small.saved.last().expect("snapshots").id;
     let one = VerifyOptions::new(VerifyScope::Snapshots(vec![newest]));
     let report = verify_with(&store, &small, Suite::Aes256Gcm, &one, &Catalog::none());
-    assert_eq!((report.findings.len(), report.streams_proved, report.files_proved), (0, 3, 4));
+    assert_eq!((report.findings.len(), report.streams_proved, report.files_proved), (0, 4, 4));
     let report = verify_with(&bad, &small, Suite::Aes256Gcm, &one, &Catalog::none());
     assert!(report.affected.iter().all(|a| a.snapshot == newest.hex()) && !report.affected.is_empty());
 }

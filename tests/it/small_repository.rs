@@ -6,6 +6,7 @@ use holdfast::domain::id::{Digest, SnapshotId, VersionId};
 use holdfast::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole, SystemInfo};
 use holdfast::domain::system::{FixedClock, Random, SeededRandom};
 use holdfast::format::config_object::ChunkerConfig;
+use holdfast::format::identities;
 use holdfast::format::key_slot::{KdfCosts, Secret};
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::format::tree::TreeWriter;
@@ -157,7 +158,17 @@ impl Maker {
         let mut tree = TreeWriter::new();
         entries.iter().for_each(|entry| tree.push(entry).expect("entry"));
         let tree = write(session, parents, "tree", StreamSettings::tree(), &tree.finish());
-        let streams = vec![record(StreamRole::Content, "content", &content), record(StreamRole::Tree, "tree", &tree)];
+        let mut bytes = Vec::new();
+        for file in files.values() {
+            let [a, b, c, d, ..] = *blake3::hash(file).as_bytes();
+            identities::put(&mut bytes, Some(FileIdentity::new([a, b, c, d])));
+        }
+        let identities = write(session, parents, "identities", StreamSettings::identities(), &bytes);
+        let streams = vec![
+            record(StreamRole::Content, "content", &content),
+            record(StreamRole::Tree, "tree", &tree),
+            record(StreamRole::Identities, "identities", &identities),
+        ];
         source("code", SourceKind::Files, streams)
     }
 }
@@ -195,8 +206,7 @@ fn tree_of(files: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<Entry> {
     let mut entries = vec![entry(b"/srv", EntryKind::Directory), entry(b"/srv/app", EntryKind::Directory)];
     for (path, bytes) in files {
         let hash = Digest(*blake3::hash(bytes).as_bytes());
-        let identity = Some(FileIdentity([1, 2, 3, 4, 5, 6]));
-        let content = FileContent { size: bytes.len() as u64, hash, identity, ..FileContent::default() };
+        let content = FileContent { size: bytes.len() as u64, hash, ..FileContent::default() };
         entries.push(entry(path, EntryKind::File(content)));
     }
     entries.push(entry(b"/srv/link", EntryKind::Symlink(b"app/a.txt".to_vec())));

@@ -1,19 +1,22 @@
 //! Saving a files source: walk, compare with the parent's tree, read what changed, write contents and tree.
 //!
 //! Contents of all files make one stream in tree order, so a file that moved or was edited finds its old self nearby.
-//! A file that did not change is a range of the parent's stream: it is not opened.
+//! A file that did not change is a range of the parent's stream: it is not opened. What tells so (identities) is a stream
+//! beside the tree.
 
+use super::identities::ParentIdentities;
 use super::prove::Proving;
 use super::{SaveError, Saving};
-use crate::domain::entry::{Entry, EntryKind};
-use crate::domain::id::Digest;
+use crate::domain::entry::{Entry, EntryKind, FileIdentity};
+use crate::domain::id::{Digest, VersionId};
 use crate::domain::snapshot::{SourceRecord, SourceWarning, StreamRecord, StreamRole};
+use crate::format::identities;
 use crate::format::tree::{TreeWriter, path_order};
 use crate::ops::observer::{Event, Progress};
 use crate::repository::error::RepoError;
 use crate::repository::reading::{PlacedEntry, TreeCursor};
 use crate::repository::session::BackupSession;
-use crate::repository::stream_writer::{StreamSettings, StreamWriter};
+use crate::repository::stream_writer::{StoredVersion, StreamSettings, StreamWriter};
 use crate::source::SourceError;
 use crate::source::files::metadata::{Found, Owners};
 use crate::source::files::read::{FileReader, ReadError, is_unchanged};
@@ -23,8 +26,8 @@ use aws_lc_rs::digest::{Context, SHA256};
 use std::cmp::Ordering;
 use std::path::PathBuf;
 
-/// Tree bytes gathered before they go to the stream.
-const TREE_PIECE_BYTES: usize = 256 << 10;
+/// Bytes of the tree and of identities gathered before they go to their streams.
+const PIECE_BYTES: usize = 256 << 10;
 /// Warnings kept in the record; the rest are counted.
 const WARNINGS_MAX: usize = 1000;
 
@@ -40,16 +43,23 @@ pub(super) struct Scope {
     pub(super) one_file_system: bool,
 }
 
-/// The parent's tree, read beside the walk.
+/// A file of the parent: its entry, and its identity as far as it is known.
+type Known = (PlacedEntry, Option<FileIdentity>);
+
+/// The parent's tree and identities, read beside the walk.
 struct ParentTree {
     cursor: TreeCursor,
     next: Option<PlacedEntry>,
+    identities: ParentIdentities,
+    /// Number of regular files before `next`.
+    files: u64,
 }
 
 impl ParentTree {
-    fn open(session: &BackupSession, tree: crate::domain::id::VersionId) -> Result<Option<Self>, RepoError> {
+    fn open(session: &BackupSession, tree: VersionId) -> Result<Option<Self>, RepoError> {
         let Some(stream) = session.open_parent(tree)? else { return Ok(None) };
-        let mut this = Self { cursor: TreeCursor::new(stream), next: None };
+        let identities = ParentIdentities::default();
+        let mut this = Self { cursor: TreeCursor::new(stream), next: None, identities, files: 0 };
         match this.cursor.next(session.index(), session.reader()) {
             Ok(first) => this.next = first,
             Err(error) if error.is_damage() => return Ok(None),
@@ -59,14 +69,22 @@ impl ParentTree {
     }
 
     /// The parent's entry of the same path, if it has one.
-    fn find(&mut self, session: &BackupSession, path: &[u8]) -> Result<Option<&PlacedEntry>, RepoError> {
-        loop {
-            match self.next.as_ref().map(|p| path_order(&p.entry.path, path)) {
-                Some(Ordering::Less) => self.next = self.advance(session)?,
-                Some(Ordering::Equal) => return Ok(self.next.as_ref()),
-                Some(Ordering::Greater) | None => return Ok(None),
+    fn find(&mut self, session: &BackupSession, path: &[u8]) -> Result<Option<Known>, RepoError> {
+        while let Some(next) = &self.next {
+            let is_file = matches!(next.entry.kind, EntryKind::File(_));
+            match path_order(&next.entry.path, path) {
+                Ordering::Less => {
+                    self.files += u64::from(is_file);
+                    self.next = self.advance(session)?;
+                }
+                Ordering::Equal => {
+                    let identity = if is_file { self.identities.of(session, self.files)? } else { None };
+                    return Ok(Some((next.clone(), identity)));
+                }
+                Ordering::Greater => break,
             }
         }
+        Ok(None)
     }
 
     /// Damage in the middle of the parent's tree ends it: the remaining files are read again.
@@ -78,14 +96,40 @@ impl ParentTree {
     }
 }
 
+/// A stream that gathers a while and is hashed as it goes out.
+struct Gathered {
+    writer: StreamWriter,
+    bytes: Vec<u8>,
+    sha256: Context,
+}
+
+impl Gathered {
+    fn new(writer: StreamWriter) -> Self {
+        Self { writer, bytes: Vec::new(), sha256: Context::new(&SHA256) }
+    }
+
+    fn send(&mut self, session: &mut BackupSession) -> Result<(), RepoError> {
+        self.sha256.update(&self.bytes);
+        self.writer.push(session, &self.bytes)?;
+        self.bytes.clear();
+        Ok(())
+    }
+
+    fn finish(mut self, session: &mut BackupSession) -> Result<(StoredVersion, Digest), RepoError> {
+        self.send(session)?;
+        let mut sha256 = Digest::default();
+        sha256.0.copy_from_slice(self.sha256.finish().as_ref());
+        Ok((self.writer.finish(session)?, sha256))
+    }
+}
+
 /// State of one files source being saved.
 struct FilesRun<'a> {
     saving: &'a Saving<'a>,
     content: StreamWriter,
-    tree: StreamWriter,
+    tree: Gathered,
+    identities: Gathered,
     writer: TreeWriter,
-    tree_bytes: Vec<u8>,
-    sha256: Context,
     reader: FileReader,
     parent: Option<ParentTree>,
     root: blake3::Hasher,
@@ -133,27 +177,31 @@ pub(super) fn save(
 
 impl<'a> FilesRun<'a> {
     fn new(saving: &'a Saving<'a>, session: &mut BackupSession, owners: Owners) -> Result<Self, SaveError> {
-        let (trees, contents) = (saving.history(StreamRole::Tree), saving.history(StreamRole::Content));
-        let mut found = None;
-        for (tree, content) in trees.iter().zip(&contents) {
-            let both = (ParentTree::open(session, *tree)?, session.open_parent(*tree)?, session.open_parent(*content)?);
-            if let (Some(parent), Some(tree), Some(content)) = both {
-                found = Some((parent, tree, content));
+        // Places in the contents and numbers of identities follow from the tree, so the three come from one snapshot.
+        let parents = saving.history_of(|source| {
+            let of = |role| source.streams.iter().find(|s| s.role == role).map(|s| s.version);
+            Some((of(StreamRole::Tree)?, of(StreamRole::Content)?, of(StreamRole::Identities)))
+        });
+        let (mut parent, mut tree, mut content, mut identities) = (None, None, None, None);
+        for (tree_version, content_version, identities_version) in parents {
+            let both = (ParentTree::open(session, tree_version)?, session.open_parent(content_version)?);
+            if let (Some(mut found), Some(stream)) = both {
+                if let Some(version) = identities_version {
+                    found.identities = ParentIdentities::open(session, version)?;
+                    identities = session.open_parent(version)?;
+                }
+                tree = session.open_parent(tree_version)?;
+                (parent, content) = (Some(found), Some(stream));
                 break;
             }
         }
-        let (parent, tree, content) = match found {
-            Some((parent, tree, content)) => (Some(parent), Some(tree), Some(content)),
-            None => (None, None, None),
-        };
         let candidates = if content.is_none() { saving.candidates(session) } else { Vec::new() };
         Ok(Self {
             saving,
             content: StreamWriter::new(session, content, candidates, StreamSettings::files()),
-            tree: StreamWriter::new(session, tree, Vec::new(), StreamSettings::tree()),
+            tree: Gathered::new(StreamWriter::new(session, tree, Vec::new(), StreamSettings::tree())),
+            identities: Gathered::new(StreamWriter::new(session, identities, Vec::new(), StreamSettings::identities())),
             writer: TreeWriter::new(),
-            tree_bytes: Vec::new(),
-            sha256: Context::new(&SHA256),
             reader: FileReader::new(owners),
             parent,
             root: blake3::Hasher::new(),
@@ -184,14 +232,15 @@ impl<'a> FilesRun<'a> {
         found: Found,
         record: &mut SourceRecord,
     ) -> Result<(), SaveError> {
-        let entry = match found.entry.kind {
+        let (entry, identity) = match found.entry.kind {
             EntryKind::File(_) => match self.file(session, walk, found, record)? {
-                Some(entry) => entry,
+                Some(saved) => saved,
                 None => return Ok(()),
             },
-            _ => found.entry,
+            _ => (found.entry, None),
         };
         if let EntryKind::File(file) = &entry.kind {
+            identities::put(&mut self.identities.bytes, identity);
             self.root.update(&file.stream_bytes().to_le_bytes());
             self.root.update(&file.hash.0);
             self.bytes_done += file.size;
@@ -201,8 +250,12 @@ impl<'a> FilesRun<'a> {
             reason: error.to_string(),
         };
         self.writer.push(&entry).map_err(unfit)?;
-        if self.writer.pending_bytes() >= TREE_PIECE_BYTES {
-            self.drain_tree(session)?;
+        if self.writer.pending_bytes() >= PIECE_BYTES {
+            self.writer.drain_into(&mut self.tree.bytes);
+            self.tree.send(session)?;
+        }
+        if self.identities.bytes.len() >= PIECE_BYTES {
+            self.identities.send(session)?;
         }
         self.items_done += 1;
         self.saving.means.observer.event(&Event::Progress(Progress {
@@ -215,27 +268,27 @@ impl<'a> FilesRun<'a> {
         Ok(())
     }
 
-    /// Stores a file's contents; None when it could not be read.
+    /// Stores a file's contents; returns its entry and identity, None when it could not be read.
     fn file(
         &mut self,
         session: &mut BackupSession,
         walk: &mut Walk,
         found: Found,
         record: &mut SourceRecord,
-    ) -> Result<Option<Entry>, SaveError> {
+    ) -> Result<Option<(Entry, Option<FileIdentity>)>, SaveError> {
         let known = match &mut self.parent {
-            Some(parent) => parent.find(session, &found.entry.path)?.cloned(),
+            Some(parent) => parent.find(session, &found.entry.path)?,
             None => None,
         };
-        if let Some(known) = &known
+        if let Some((known, identity)) = &known
             && let EntryKind::File(stored) = &known.entry.kind
         {
-            if is_unchanged(&known.entry, &found) {
+            if is_unchanged(&known.entry, *identity, &found) {
                 self.content.copy_parent(session, known.content_offset, stored.stream_bytes())?;
                 self.read.push(false);
                 self.unmodified += 1;
                 let kind = EntryKind::File(stored.clone());
-                return Ok(Some(Entry { kind, ..found.entry }));
+                return Ok(Some((Entry { kind, ..found.entry }, *identity)));
             }
             self.content.hint(known.content_offset);
         }
@@ -255,7 +308,7 @@ impl<'a> FilesRun<'a> {
                 } else {
                     self.new += 1;
                 }
-                Ok(Some(read.entry))
+                Ok(Some((read.entry, read.identity)))
             }
             Err(ReadError::Skipped(warning)) => {
                 walk.forget_first_name(&found);
@@ -267,14 +320,6 @@ impl<'a> FilesRun<'a> {
         }
     }
 
-    fn drain_tree(&mut self, session: &mut BackupSession) -> Result<(), SaveError> {
-        self.tree_bytes.clear();
-        self.writer.drain_into(&mut self.tree_bytes);
-        self.sha256.update(&self.tree_bytes);
-        self.tree.push(session, &self.tree_bytes)?;
-        Ok(())
-    }
-
     fn close(
         mut self,
         session: &mut BackupSession,
@@ -282,34 +327,32 @@ impl<'a> FilesRun<'a> {
         record: &mut SourceRecord,
         proofs: &mut Vec<Proving>,
     ) -> Result<(), SaveError> {
-        let rest = std::mem::take(&mut self.writer).finish();
-        self.sha256.update(&rest);
-        self.tree.push(session, &rest)?;
+        self.tree.bytes = std::mem::take(&mut self.writer).finish();
         let content = self.content.finish_files(session, Digest(*self.root.finalize().as_bytes()))?;
-        let tree = self.tree.finish(session)?;
-        let mut sha256 = Digest::default();
-        sha256.0.copy_from_slice(self.sha256.finish().as_ref());
-        if content.is_new || tree.is_new {
-            let proof = Proving::Files { content: content.version, tree: tree.version, read: self.read };
-            if tree.is_new {
-                let name = format!("the tree of {}", self.saving.name);
-                proofs.push(Proving::Stream { version: tree.version, name });
+        let (tree, tree_sha256) = self.tree.finish(session)?;
+        let (identities, identities_sha256) = self.identities.finish(session)?;
+        for (stored, what) in [(&tree, "tree"), (&identities, "identities")] {
+            if stored.is_new {
+                let name = format!("the {what} of {}", self.saving.name);
+                proofs.push(Proving::Stream { version: stored.version, name });
             }
-            proofs.push(proof);
         }
-        let stream =
-            |role, stored: &crate::repository::stream_writer::StoredVersion, what: &str, sha256| StreamRecord {
-                role,
-                file_name: format!("{}.{what}", self.saving.name),
-                version: stored.version,
-                plain_bytes: stored.plain_bytes,
-                blake3: stored.root,
-                sha256,
-                added_bytes: 0,
-                volatile: Vec::new(),
-            };
+        if content.is_new || tree.is_new {
+            proofs.push(Proving::Files { content: content.version, tree: tree.version, read: self.read });
+        }
+        let stream = |role, stored: &StoredVersion, what: &str, sha256| StreamRecord {
+            role,
+            file_name: format!("{}.{what}", self.saving.name),
+            version: stored.version,
+            plain_bytes: stored.plain_bytes,
+            blake3: stored.root,
+            sha256,
+            added_bytes: 0,
+            volatile: Vec::new(),
+        };
         record.streams.push(stream(StreamRole::Content, &content, "content", None));
-        record.streams.push(stream(StreamRole::Tree, &tree, "tree", Some(sha256)));
+        record.streams.push(stream(StreamRole::Tree, &tree, "tree", Some(tree_sha256)));
+        record.streams.push(stream(StreamRole::Identities, &identities, "identities", Some(identities_sha256)));
         let mut counts = walk.counts();
         counts.files_new = self.new;
         counts.files_changed = self.changed;

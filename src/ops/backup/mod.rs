@@ -6,6 +6,7 @@
 //! committed.
 
 mod files;
+mod identities;
 mod prove;
 mod streams;
 
@@ -25,6 +26,7 @@ use crate::source::postgres::connect::Connection;
 use crate::source::process::{ProcessSpec, Processes};
 use crate::source::sqlite::SqliteOptions;
 use crate::storage::WriteStore;
+use std::hash::Hash;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -466,15 +468,16 @@ pub(crate) struct Saving<'a> {
 impl Saving<'_> {
     /// Versions of this source's stream, newest first, of this host before others.
     fn history(&self, role: StreamRole) -> Vec<VersionId> {
+        self.history_of(|source| source.streams.iter().find(|stream| stream.role == role).map(|s| s.version))
+    }
+
+    /// What this source's records in older snapshots have, newest first, of this host before others, each once.
+    fn history_of<T: Copy + Eq + Hash>(&self, pick: impl Fn(&SourceRecord) -> Option<T>) -> Vec<T> {
         let of = |same_host: bool| {
-            self.means.snapshots.iter().filter(move |s| (s.snapshot.system.host == self.host) == same_host).filter_map(
-                move |s| {
-                    let source = s.snapshot.source(self.name).filter(|r| r.failure.is_none())?;
-                    source.streams.iter().find(|stream| stream.role == role).map(|stream| stream.version)
-                },
-            )
+            let here = self.means.snapshots.iter().filter(move |s| (s.snapshot.system.host == self.host) == same_host);
+            here.filter_map(|s| s.snapshot.source(self.name).filter(|r| r.failure.is_none()).and_then(&pick))
         };
-        let mut all: Vec<VersionId> = of(true).take(8).chain(of(false).take(4)).collect();
+        let mut all: Vec<T> = of(true).take(8).chain(of(false).take(4)).collect();
         let mut seen = std::collections::HashSet::new();
         all.retain(|v| seen.insert(*v));
         all
@@ -486,7 +489,7 @@ impl Saving<'_> {
         let mut all = Vec::new();
         for loaded in self.means.snapshots {
             for source in loaded.snapshot.sources.iter().filter(|s| s.failure.is_none()) {
-                for stream in source.streams.iter().filter(|s| s.role != StreamRole::Tree) {
+                for stream in source.streams.iter().filter(|s| !s.role.is_about_files()) {
                     let key = (loaded.snapshot.system.host.clone(), source.name.clone(), stream.role);
                     if named.insert(key) {
                         all.push(stream.version);

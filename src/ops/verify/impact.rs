@@ -49,7 +49,8 @@ pub(super) fn find(run: &Run<'_>, snapshots: &[LoadedSnapshot], states: &States)
     Ok(())
 }
 
-/// Adds one stream, unless it is in the report already.
+/// Adds one stream, unless it is in the report already. Damaged identities hit nobody: nothing that was saved is lost,
+/// the next backup reads the files.
 pub(super) fn add(
     run: &Run<'_>,
     snapshot: &Snapshot,
@@ -58,6 +59,9 @@ pub(super) fn add(
     damaged_bytes: Option<u64>,
     paths: Paths,
 ) {
+    if stream.role == StreamRole::Identities {
+        return;
+    }
     let time =
         Timestamp::from_nanosecond(i128::from(snapshot.time_ns)).map_or_else(|_| String::new(), |t| t.to_string());
     let affected = Affected {

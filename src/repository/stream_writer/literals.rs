@@ -46,10 +46,19 @@ impl StreamWriter {
         Ok(())
     }
 
-    /// Cuts bytes into chunks and stores those that the repository does not have. Returns how many bytes were taken;
-    /// all of them if `last`.
+    /// Cuts bytes into chunks and stores those that the repository does not have; or stores them all, if the settings
+    /// want no chunks. Returns how many bytes were taken; all of them if `last`.
     pub(super) fn store_chunks(&mut self, session: &mut BackupSession, bytes: &[u8], last: bool) -> Result<usize> {
         let mut at = 0;
+        if !self.settings.chunked {
+            for piece in bytes.chunks(self.settings.bulk_segment_bytes) {
+                self.literal(session, piece, true)?;
+                if self.segment.bytes.len() >= self.settings.bulk_segment_bytes {
+                    self.flush_segment(session)?;
+                }
+            }
+            return Ok(bytes.len());
+        }
         while at < bytes.len() {
             let rest = bytes.get(at..).unwrap_or_default();
             if !last && rest.len() < CHUNK_BYTES_MAX {
@@ -97,7 +106,11 @@ impl StreamWriter {
         if segment.bytes.is_empty() {
             return Ok(());
         }
-        let level = if segment.bulk { self.settings.bulk_level } else { self.settings.small_level };
+        let level = match segment.bulk {
+            true if segment.start < self.settings.thorough_bytes => self.settings.thorough_level,
+            true => self.settings.bulk_level,
+            false => self.settings.small_level,
+        };
         for (id, start, plain_bytes) in segment.chunks {
             session.writer.add_chunk(id, self.version, start, plain_bytes)?;
         }

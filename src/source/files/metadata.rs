@@ -54,7 +54,7 @@ impl Owners {
 /// Context of the key that fingerprints are made with.
 const IDENTITY_CONTEXT: &str = "holdfast v1 file identity";
 
-/// What changes when a file changes or another one takes its place. The tree keeps no more of it than a fingerprint.
+/// What changes when a file changes or another one takes its place. No more of it is kept than a fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// Change time, nanoseconds.
@@ -66,20 +66,20 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The fingerprint that the tree keeps: the first six bytes of BLAKE3 (`derive_key`) over the three numbers, each
-    /// as eight bytes, little-endian.
+    /// The fingerprint that is kept: the first four bytes of BLAKE3 (`derive_key`) over the three numbers, each as eight
+    /// bytes, little-endian.
     pub fn identity(&self) -> FileIdentity {
         let mut hasher = blake3::Hasher::new_derive_key(IDENTITY_CONTEXT);
         hasher.update(&self.ctime_ns.to_le_bytes());
         hasher.update(&self.device.to_le_bytes());
         hasher.update(&self.inode.to_le_bytes());
-        let mut identity = [0; 6];
-        hasher.finalize_xof().fill(&mut identity);
-        FileIdentity(identity)
+        let mut bits = [0; 4];
+        hasher.finalize_xof().fill(&mut bits);
+        FileIdentity::new(bits)
     }
 }
 
-/// An entry as it stands on disk. A regular file's has neither hash nor identity yet.
+/// An entry as it stands on disk. A regular file's has no hash yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// The entry.

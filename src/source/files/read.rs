@@ -6,7 +6,7 @@
 use super::metadata::{Facts, Found, Owners, XattrReader};
 use super::open::open_without_links;
 use super::warning;
-use crate::domain::entry::{Entry, EntryKind, FileContent};
+use crate::domain::entry::{Entry, EntryKind, FileContent, FileIdentity};
 use crate::domain::id::Digest;
 use crate::domain::snapshot::SourceWarning;
 use crate::domain::system::Clock;
@@ -47,6 +47,9 @@ pub enum ReadError<E> {
 pub struct FileRead {
     /// The entry, with contents and the metadata that belong to them.
     pub entry: Entry,
+    /// What to know the file by in a later run; none if it was torn, or changed so recently that another change may come
+    /// after the reading with the same time stamp.
+    pub identity: Option<FileIdentity>,
     /// The file changed while it was read, or ended in an error after part of it had been sent.
     pub warning: Option<SourceWarning>,
     /// Another file had taken the name since the walk (an editor's save). If so, the walk has to be told:
@@ -62,15 +65,14 @@ pub struct FileReader {
     buffer: Vec<u8>,
 }
 
-/// True when a file need not be read: it is the file that was stored with `parent`, and nothing about it changed since.
-/// A file without an identity is read: it was torn, or its last change was so recent that another one may have come
-/// after the reading with the same time stamp.
-pub fn is_unchanged(parent: &Entry, now: &Found) -> bool {
+/// True when a file need not be read: it is the file that was stored with `parent` and `identity`, and nothing about it
+/// changed since. A file without an identity is read.
+pub fn is_unchanged(parent: &Entry, identity: Option<FileIdentity>, now: &Found) -> bool {
     let (EntryKind::File(stored), EntryKind::File(present)) = (&parent.kind, &now.entry.kind) else { return false };
     !stored.torn
         && stored.size == present.size
         && parent.mtime_ns == now.entry.mtime_ns
-        && stored.identity.is_some_and(|identity| identity == now.stamp.identity())
+        && identity.is_some_and(|identity| identity == now.stamp.identity())
 }
 
 /// What one pass over a file gave.
@@ -218,7 +220,7 @@ impl FileReader {
         let Pass { mut content, changed, after, error } = pass;
         let asked = &found.entry;
         content.torn = changed || error.is_some();
-        content.identity = (!content.torn && is_settled(&after, read_ns)).then(|| after.stamp().identity());
+        let identity = (!content.torn && is_settled(&after, read_ns)).then(|| after.stamp().identity());
         let owners = self.owners.names(after.uid, after.gid);
         let mut warned = match &error {
             Some(error) => {
@@ -246,7 +248,7 @@ impl FileReader {
                 }
             }
         }
-        FileRead { entry, warning: warned, replaced }
+        FileRead { entry, identity, warning: warned, replaced }
     }
 }
 
@@ -291,9 +293,9 @@ fn content(size: u64, sparse: bool, delivered: Vec<(u64, u64)>, hash: blake3::Ha
     let end = delivered.last().map_or(0, |(offset, length)| offset + length);
     let hash = Digest(*hash.as_bytes());
     if sparse {
-        return FileContent { size: size.max(end), extents: delivered, sparse, hash, torn: false, identity: None };
+        return FileContent { size: size.max(end), extents: delivered, sparse, hash, torn: false };
     }
-    FileContent { size: end, extents: Vec::new(), sparse, hash, torn: false, identity: None }
+    FileContent { size: end, extents: Vec::new(), sparse, hash, torn: false }
 }
 
 /// Reads until the buffer is full or the file ends.

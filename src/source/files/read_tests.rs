@@ -50,10 +50,10 @@ fn small_and_large_files_are_delivered_whole() {
         let (read, bytes) = read(&found);
         assert!(bytes == data, "{size}");
         let (hash, identity) = (Digest(*blake3::hash(&data).as_bytes()), Some(found.stamp.identity()));
-        let expected = FileContent { size: size as u64, hash, identity, ..Default::default() };
-        assert_eq!(content(&read), &expected);
+        let expected = FileContent { size: size as u64, hash, ..Default::default() };
+        assert_eq!((content(&read), read.identity), (&expected, identity));
         assert_eq!((read.warning.clone(), read.replaced), (None, false));
-        assert!(is_unchanged(&read.entry, &found));
+        assert!(is_unchanged(&read.entry, read.identity, &found));
     }
 }
 
@@ -127,7 +127,7 @@ fn a_small_file_that_changed_once_is_read_again() {
     let read = reader.read(&found, &always, |_| Ok::<(), Infallible>(())).expect("readable");
     let warning = read.warning.clone().expect("a finding");
     assert_eq!((warning.code.as_str(), warning.incomplete), ("file.changed", false));
-    assert!(content(&read).torn && !is_unchanged(&read.entry, &found_at(&path)));
+    assert!(content(&read).torn && !is_unchanged(&read.entry, read.identity, &found_at(&path)));
     assert_eq!(*always.1.lock().expect("not poisoned"), 1 + 1 + REREADS_MAX);
 }
 
@@ -221,8 +221,8 @@ fn replaced_vanished_and_swapped_files() {
     std::fs::rename(base.join("new"), &path).expect("renamed");
     let (replaced, bytes) = read(&found);
     assert_eq!((replaced.replaced, bytes.as_slice()), (true, b"newer".as_slice()));
-    assert_eq!(content(&replaced).identity, Some(found_at(&path).stamp.identity()));
-    assert!(!is_unchanged(&replaced.entry, &found), "it is not the file that the walk saw");
+    assert_eq!(replaced.identity, Some(found_at(&path).stamp.identity()));
+    assert!(!is_unchanged(&replaced.entry, replaced.identity, &found), "it is not the file that the walk saw");
 
     let skipped = |found: &Found| match FileReader::new(Owners::default()).read(found, &clock(), |_| Err(())) {
         Err(ReadError::Skipped(warning)) => warning,
@@ -248,8 +248,9 @@ fn unchanged_needs_everything_equal_and_an_old_change() {
     let path = dir.path().join("f");
     std::fs::write(&path, b"x").expect("file");
     let now = found_at(&path);
-    let (FileRead { entry: parent, .. }, _) = read(&now);
-    assert!(is_unchanged(&parent, &now));
+    let (FileRead { entry: parent, identity, .. }, _) = read(&now);
+    assert!(is_unchanged(&parent, identity, &now));
+    assert!(!is_unchanged(&parent, None, &now), "without an identity nothing can be told");
     let with = |change: &dyn Fn(&mut Found)| {
         let mut different = now.clone();
         change(&mut different);
@@ -263,11 +264,11 @@ fn unchanged_needs_everything_equal_and_an_old_change() {
         with(&|found| found.entry.kind = EntryKind::File(FileContent { size: 2, ..Default::default() })),
         with(&|found| found.entry.kind = EntryKind::Fifo),
     ] {
-        assert!(!is_unchanged(&parent, &different), "{different:?}");
+        assert!(!is_unchanged(&parent, identity, &different), "{different:?}");
     }
     let EntryKind::File(content) = &parent.kind else { panic!("a file") };
     let torn = Entry { kind: EntryKind::File(FileContent { torn: true, ..content.clone() }), ..parent.clone() };
-    assert!(!is_unchanged(&torn, &now));
+    assert!(!is_unchanged(&torn, identity, &now));
 }
 
 #[test]
@@ -282,6 +283,7 @@ fn a_file_read_within_two_seconds_of_its_change_is_read_again() {
         let read = FileReader::new(Owners::default()).read(&now, &clock, |_| Ok::<(), Infallible>(()));
         let read = read.expect("readable");
         assert!(!content(&read).torn);
-        assert_eq!((content(&read).identity.is_some(), is_unchanged(&read.entry, &now)), (unchanged, unchanged));
+        let known = is_unchanged(&read.entry, read.identity, &now);
+        assert_eq!((read.identity.is_some(), known), (unchanged, unchanged));
     }
 }

@@ -119,7 +119,7 @@ fn save(roots: &[PathBuf]) -> Saved {
             });
             let read = read.expect("readable");
             warnings.extend(read.warning);
-            assert!(is_unchanged(&read.entry, &found), "the walk would know it again");
+            assert!(is_unchanged(&read.entry, read.identity, &found), "the walk would know it again");
             entry = read.entry;
         }
         writer.push(&entry).expect("in order");

@@ -149,7 +149,10 @@ impl From<SourceError> for Failure {
             }
             SourceError::Failed { program, stderr, .. } => with_lines(of("source.failed"), stderr)
                 .hint(format!("find out with {program} itself what it lacks, then run the backup again")),
-            SourceError::Content { .. } => of("source.content")
+            SourceError::Content { .. } => {
+                of("source.content").hint("check what writes it, then run the backup again")
+            }
+            SourceError::Empty { .. } => of("source.empty")
                 .hint("check what writes it, then run the backup again; where empty is right, say --allow-empty"),
             SourceError::Interrupted => Self::interrupted(ExitCode::Interrupted),
         }

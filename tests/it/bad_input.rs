@@ -111,9 +111,22 @@ fn paths_that_are_missing_or_unreadable_or_vanish() {
 #[test]
 fn streams_that_give_nothing_or_fail() {
     let place = used();
-    clear(&place.run_with_input(["backup", "--stdin"], b""), 14, &["Standard input", "--allow-empty"]);
+    // The flag is spoken of where it helps, and nowhere else.
+    let helps = |ran: Ran, words: &[&str], flag: bool| {
+        clear(&ran, 14, words);
+        assert_eq!(ran.stderr.contains("--allow-empty"), flag, "{ran:?}");
+    };
+    helps(place.run_with_input(["backup", "--stdin"], b""), &["Standard input"], true);
+    helps(place.run_with_input(["backup", "--stdin"], b"--\n-- PostgreSQL database dump\n--\n"), &["truncated"], false);
+    place.write("text.db", "this is no database, whatever its name says");
+    place.write("none.db", "");
+    for name in ["text.db", "none.db"] {
+        for args in [&["backup", "--sqlite", name][..], &["backup", "--allow-empty", "--sqlite", name]] {
+            helps(place.run(args), &[name], false);
+        }
+    }
     clear(&place.run(["backup", "--stdin-from-command", "--", "no-such-program-4711"]), 14, &["no-such-program-4711"]);
-    clear(&place.run(["backup", "--stdin-from-command", "--", "true"]), 14, &["true", "no bytes"]);
+    clear(&place.run(["backup", "--stdin-from-command", "--", "true"]), 14, &["true", "no bytes", "--allow-empty"]);
     let script = "printf data; echo the reason >&2; exit 5";
     clear(
         &place.run(["backup", "--stdin-from-command", "--", "sh", "-c", script]),
@@ -159,6 +172,11 @@ fn databases_that_cannot_be_reached_or_dumped() {
     );
     place.write("holdfast.toml", config);
     clear(&place.run(["backup"]), 14, &["pg_dump"]);
+    // An archive is never empty, whatever is allowed.
+    fake_pg_dump(&place.path("fake"), "99.1", "exit 0");
+    let ran = place.run(["backup", "--allow-empty"]);
+    clear(&ran, 14, &["shop", "no bytes"]);
+    assert!(!ran.stderr.contains("say --allow-empty"), "{ran:?}");
     for (version, script, words) in [
         ("9.6.24", "exit 0".to_owned(), &["pg_dump (PostgreSQL) 9.6.24 is older than the server", "pg_bin_dir"][..]),
         (

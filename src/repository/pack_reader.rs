@@ -92,6 +92,13 @@ pub struct ReadCounters {
     pub read_bytes: AtomicU64,
 }
 
+impl ReadCounters {
+    /// Bytes decompressed from segments so far.
+    pub fn decoded(&self) -> u64 {
+        self.decoded_bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// A decoded segment and when it was last used.
 type CachedSegment = (Arc<Vec<u8>>, u64);
 

@@ -6,6 +6,7 @@
 use super::error::{RepoError, Result};
 use crate::domain::id::{ChunkId, IndexId, PackId, VersionId};
 use crate::domain::system::Random;
+use crate::format::config_object::WriterParameters;
 use crate::format::envelope::{self, Header, ObjectEncoder, ObjectTag, StoredHasher};
 use crate::format::records::{
     BlobEntry, BlobMeta, ChunkEntry, IndexBody, IndexedPack, KIND_INDEX, KIND_TABLE, PACK_TRAILER_BYTES, PackTable,
@@ -20,10 +21,9 @@ use std::sync::Arc;
 
 /// Raw bytes gathered before they are compressed together, on all cores.
 const BATCH_RAW_BYTES: usize = 4 << 20;
-/// Smallest and largest aim for a pack's length. A run starts with small packs, so that little is lost when it is
-/// killed, and grows them with what it has stored.
+/// Smallest aim for a pack's length, unless the repository wants smaller ones. A run starts with small packs, so that
+/// little is lost when it is killed, and grows them with what it has stored up to the repository's target.
 const PACK_BYTES_MIN: u64 = 512 << 10;
-const PACK_BYTES_MAX: u64 = 16 << 20;
 /// A pack aims at this part of what the run has stored so far.
 const PACK_SHARE: u64 = 40;
 /// Level for tables and index bodies, which hold mostly hashes.
@@ -89,6 +89,7 @@ pub struct PackWriter {
     finished: Vec<(IndexedPack, Option<IndexId>)>,
     stored_bytes: u64,
     indexed_at: u64,
+    pack_bytes_target: u64,
 }
 
 impl std::fmt::Debug for PackWriter {
@@ -98,10 +99,18 @@ impl std::fmt::Debug for PackWriter {
 }
 
 impl PackWriter {
-    /// A writer with nothing open yet.
+    /// A writer with nothing open yet, with the target of a repository that `init` makes.
     pub fn new(store: Arc<dyn WriteStore>, keys: Arc<Keys>, random: Arc<dyn Random>) -> Self {
         let (unindexed, finished) = (Vec::new(), Vec::new());
-        Self { store, keys, random, open: [None, None], unindexed, finished, stored_bytes: 0, indexed_at: 0 }
+        let pack_bytes_target = u64::from(WriterParameters::DEFAULT.pack_bytes_target());
+        let (open, stored_bytes, indexed_at) = ([None, None], 0, 0);
+        Self { store, keys, random, open, unindexed, finished, stored_bytes, indexed_at, pack_bytes_target }
+    }
+
+    /// With the target of this repository.
+    #[must_use]
+    pub fn with_target(self, parameters: &WriterParameters) -> Self {
+        Self { pack_bytes_target: u64::from(parameters.pack_bytes_target()), ..self }
     }
 
     /// Stored bytes of all finished packs and index objects so far.
@@ -114,6 +123,8 @@ impl PackWriter {
     /// # Errors
     /// Storage errors; [`RepoError::ProofFailed`] when a blob does not decompress to what was given.
     pub fn add(&mut self, copy: u8, blob: NewBlob, raw: Vec<u8>, level: i32) -> Result<()> {
+        // a batch is written whole, so it must not be larger than a pack
+        let batch = BATCH_RAW_BYTES.min(usize::try_from(self.pack_bytes_target).unwrap_or(usize::MAX));
         let pack = self.pack(copy)?;
         let meta = match blob {
             NewBlob::Segment { space, start } => BlobMeta::Segment { space: pack.number(space), start },
@@ -124,7 +135,7 @@ impl PackWriter {
         };
         pack.pending_bytes += raw.len();
         pack.pending.push(Pending { meta, raw, level });
-        if pack.pending_bytes >= BATCH_RAW_BYTES { self.write_batch(copy) } else { Ok(()) }
+        if pack.pending_bytes >= batch { self.write_batch(copy) } else { Ok(()) }
     }
 
     /// Notes that a chunk's bytes are in the given part of a space, all of it in the pack of copy 0 that is open now.
@@ -165,7 +176,7 @@ impl PackWriter {
 
     /// Compresses, proves, seals and writes what is pending in one pack; closes the pack when it is long enough.
     fn write_batch(&mut self, copy: u8) -> Result<()> {
-        let aim = (self.stored_bytes / PACK_SHARE).clamp(PACK_BYTES_MIN, PACK_BYTES_MAX);
+        let aim = (self.stored_bytes / PACK_SHARE).max(PACK_BYTES_MIN).min(self.pack_bytes_target);
         let Some(pack) = &mut self.open[usize::from(copy != 0)] else { return Ok(()) };
         pack.write_pending(&self.keys)?;
         if pack.body_bytes >= aim { self.close_pack(copy) } else { Ok(()) }

@@ -21,6 +21,7 @@ use crate::domain::id::{Digest, SnapshotId, VersionId};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::system::Random;
 use crate::format::chunker::Chunker;
+use crate::format::config_object::WriterParameters;
 use crate::format::envelope::{Header, ObjectTag};
 use crate::format::records::{KIND_SESSION, Proof};
 use crate::format::seal::Keys;
@@ -85,6 +86,7 @@ impl BackupSession {
         store: Arc<dyn WriteStore>,
         keys: Arc<Keys>,
         random: Arc<dyn Random>,
+        parameters: &WriterParameters,
         start: &SessionStart,
         load: impl FnOnce(&dyn WriteStore, &Arc<Keys>) -> Result<RepositoryIndex>,
     ) -> Result<Self> {
@@ -104,8 +106,9 @@ impl BackupSession {
         store.put_new(&ObjectName::session(start.id, SessionPart::Saw), &bytes)?;
         let index = load(store.as_ref(), &keys)?;
         let reader = PackReader::new(Arc::clone(&store) as Arc<_>, Arc::clone(&keys), SEGMENT_CACHE_BYTES);
-        let writer = PackWriter::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&random));
-        let chunker = Chunker::new(&keys.gear_table());
+        let writer =
+            PackWriter::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&random)).with_target(parameters);
+        let chunker = Chunker::new(&keys.gear_table(), parameters);
         Ok(Self { store, keys, random, index, reader, writer, chunker, guard, added: HashMap::new() })
     }
 

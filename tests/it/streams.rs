@@ -2,6 +2,7 @@
 
 use holdfast::domain::id::{RepositoryId, SnapshotId, VersionId};
 use holdfast::domain::system::{Random, SeededRandom};
+use holdfast::format::config_object::WriterParameters;
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::repository::index_loader;
 use holdfast::repository::reading::Reading;
@@ -32,6 +33,7 @@ impl Repo {
             Arc::clone(&self.store) as Arc<_>,
             Arc::clone(&self.keys),
             Arc::clone(&self.random),
+            &WriterParameters::DEFAULT,
             &start,
             load,
         )

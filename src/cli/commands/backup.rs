@@ -51,6 +51,9 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
     let request = request(invocation, settings, args, sources)?;
     let repository = opening::open_for_writing(invocation, args.init)?;
     let catalog = opening::catalog(invocation, repository.config.repository)?;
+    // before anything is written
+    let parameters = repository.config.writer_parameters()?;
+    let own_folders = opening::own_folders(invocation, repository.config.repository)?;
     let (snapshots, unreadable) = load_snapshots(repository.store.as_ref(), &repository.keys, &catalog)?;
     let mut findings: Vec<String> = repository.findings.iter().map(opening::describe).collect();
     findings.extend(unreadable.iter().map(|s| format!("Snapshot {} cannot be read: {}", s.id, s.error)));
@@ -61,6 +64,8 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
         keys: Arc::clone(&repository.keys),
         random: Arc::new(RealRandom),
         clock: &invocation.clock,
+        parameters,
+        own_folders: &own_folders,
         processes: &invocation.processes,
         observer: invocation.observer(),
         cancel: &invocation.cancel,
@@ -345,7 +350,7 @@ fn files_line(counts: &FileCounts) -> String {
     );
     let extra = [
         (counts.excluded_by_rule, "left out by rules"),
-        (counts.excluded_by_default, "left out by default (.git, CACHEDIR.TAG)"),
+        (counts.excluded_by_default, "left out by default (.git, CACHEDIR.TAG, holdfast's own)"),
         (counts.unreadable, "unreadable"),
         (counts.changed_while_read, "changed while read"),
     ];

@@ -4,10 +4,21 @@
 //! (`cli_settings.rs`), full and occupied targets (`restore.rs`), a `pg_dump` that hangs (`postgres.rs`).
 
 use crate::support::pg::{Cluster, free_port};
-use crate::support::program::{Place, Ran, files_below, run};
+use crate::support::program::{PASSWORD, Place, Ran, files_below, run};
+use holdfast::domain::id::SnapshotId;
+use holdfast::domain::snapshot::Snapshot;
+use holdfast::domain::system::SeededRandom;
+use holdfast::format::key_slot::Secret;
+use holdfast::format::seal::Keys;
+use holdfast::repository::open::{self, OpenRepository};
+use holdfast::repository::session::{BackupSession, SessionStart};
+use holdfast::repository::{index_loader, snapshots as records};
+use holdfast::storage::WriteStore;
+use holdfast::storage::local::LocalStore;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn noise(seed: u8, bytes: usize) -> Vec<u8> {
@@ -250,6 +261,43 @@ fn snapshots_that_are_not_there() {
     clear(&place.run(["dump", "@1999-01-01", "files"]), 20, &["1999-01-01"]);
     assert!(!place.path("out").exists());
     nothing_lost(&place, 1);
+}
+
+/// Commits the record of a snapshot once more, under an id of our choosing: ids are random, and the shortest prefix has
+/// four digits, so that waiting for two alike would take hundreds of backups.
+fn commit_again(place: &Place, like: &str, id: SnapshotId) {
+    let secret = Secret::Passphrase(zeroize::Zeroizing::new(PASSWORD.as_bytes().to_vec()));
+    let store = Arc::new(LocalStore::open(&place.path("repository")).unwrap());
+    let OpenRepository { store, keys, config, .. } = open::open(store, Some(&secret)).unwrap();
+    let like = records::load(store.as_ref(), &keys, SnapshotId::parse(like).unwrap()).unwrap().snapshot;
+    let start = SessionStart { id, host: "h".into(), process: 1, started_ns: 0, sources: Vec::new() };
+    let load = |store: &dyn WriteStore, keys: &Arc<Keys>| Ok(index_loader::load(store, keys, None)?.0);
+    let parameters = config.writer_parameters().unwrap();
+    let random = Arc::new(SeededRandom::new(1));
+    let mut session = BackupSession::begin(store, keys, random, &parameters, &start, load).unwrap();
+    session.flush().unwrap();
+    session.commit(&Snapshot { id, ..like }).unwrap();
+}
+
+#[test]
+fn a_prefix_of_several_snapshots_names_them_all() {
+    let place = used();
+    let id = place.run(["snapshots", "--format", "{id}"]).good().stdout.trim_end().to_owned();
+    let twins = ["4f2a91c0000000000000000000000001", "4f2a91c0000000000000000000000002"];
+    for twin in twins {
+        commit_again(&place, &id, SnapshotId::parse(twin).unwrap());
+    }
+    for prefix in ["4f2a", "4F2A91", "4f2a91c000000000000000000000000"] {
+        for verb in [&["ls"][..], &["restore", "--target", "out"], &["verify"], &["snapshots"], &["stats"]] {
+            let ran = place.run(verb.iter().copied().chain([prefix]));
+            clear(&ran, 20, &["2 snapshot ids", twins[0], twins[1], "give more digits"]);
+            assert!(!ran.stderr.contains(&id), "{ran:?}");
+        }
+    }
+    assert!(!place.path("out").exists());
+    clear(&place.run(["ls", "4f2"]), 20, &["4f2"]);
+    place.run(["ls", twins[1]]).good();
+    nothing_lost(&place, 3);
 }
 
 #[test]

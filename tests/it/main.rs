@@ -14,6 +14,7 @@ mod own_folders;
 mod postgres;
 mod restore;
 mod small_repository;
+mod stored_only;
 mod streams;
 mod support;
 mod writer_parameters;

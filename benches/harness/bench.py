@@ -128,7 +128,9 @@ def restore_tree(tool, result, number, place, options):
     target = os.path.join(options.work, "restored-tree")
     done, top = tool.restore_tree(number, target, place)
     difference = same_tree(place, top)
-    result["restores"]["newest"] = {"runs": [slim(done)], "identical": difference is None, "difference": difference}
+    entry = result["restores"]["newest"] = {"runs": [slim(done)], "identical": difference is None, "difference": difference}
+    if done.get("decoded_bytes"):
+        entry["decoded_bytes"], entry["bytes"] = done["decoded_bytes"], tree_size(place)[0]
     shutil.rmtree(target, ignore_errors=True)
 
 

@@ -92,6 +92,10 @@ class Holdfast(Tool):
     def decoded_bytes(self, number, target):
         """Bytes decoded for a restore as the tool reports them, or None."""
         done = run([self.binary, "restore", self.snapshots[number], "--target", target, "--json"], self.env, cwd=self.work)
+        return self._decoded(done)
+
+    @staticmethod
+    def _decoded(done):
         for line in done["stdout"].splitlines():
             record = json.loads(line) if line.startswith("{") else {}
             if "decoded_bytes" in record:
@@ -104,7 +108,8 @@ class Holdfast(Tool):
         return done
 
     def restore_tree(self, number, target, folder):
-        done = run([self.binary, "restore", self.snapshots[number], "--target", target, "-q"], self.env, cwd=self.work)
+        done = run([self.binary, "restore", self.snapshots[number], "--target", target, "-q", "--json"], self.env, cwd=self.work)
+        done["decoded_bytes"] = self._decoded(done)
         return done, os.path.join(target, folder.lstrip("/"))
 
     def startup(self):

@@ -51,9 +51,9 @@ impl From<format::Error> for Failure {
     fn from(error: format::Error) -> Self {
         let (exit, id) = match error {
             format::Error::Damaged { .. } => (ExitCode::Damaged, "object.damaged"),
-            format::Error::NewerVersion { .. } | format::Error::UnknownFeatures { .. } => {
-                (ExitCode::Refused, "repository.newer")
-            }
+            format::Error::NewerVersion { .. }
+            | format::Error::UnknownFeatures { .. }
+            | format::Error::WriterParameters { .. } => (ExitCode::Refused, "repository.newer"),
             format::Error::OutOfMemory { .. } => (ExitCode::Failed, "memory"),
         };
         Self::from_error(exit, id, &error).hint(match exit {
@@ -149,7 +149,8 @@ impl From<SourceError> for Failure {
             }
             SourceError::Failed { program, stderr, .. } => with_lines(of("source.failed"), stderr)
                 .hint(format!("find out with {program} itself what it lacks, then run the backup again")),
-            SourceError::Content { .. } => of("source.content")
+            SourceError::Content { .. } => of("source.content").hint("check what writes it, then run the backup again"),
+            SourceError::Empty { .. } => of("source.empty")
                 .hint("check what writes it, then run the backup again; where empty is right, say --allow-empty"),
             SourceError::Interrupted => Self::interrupted(ExitCode::Interrupted),
         }

@@ -1,10 +1,12 @@
 //! One run of the program: its global flags, surroundings, settings, output, clock, randomness and the wish to stop.
 //! Every command takes it as its first argument.
 
-use super::args::global::GlobalArgs;
+use super::args::global::{GlobalArgs, LogFormat};
 use super::environment::{Environment, SystemClock};
+use super::errors::file_failure;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::log::{Log, LogLevel};
 use super::output::{JsonMode, Output};
 use super::progress::{ProgressOptions, ProgressView};
 use super::settings::Settings;
@@ -18,6 +20,7 @@ use crate::source::postgres::connect::LibpqEnvironment;
 use crate::source::process::SystemProcesses;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// One run of the program.
 pub(crate) struct Invocation {
@@ -38,6 +41,7 @@ pub(crate) struct Invocation {
     settings: OnceLock<Settings>,
     progress: OnceLock<ProgressView>,
     wants_line: Arc<AtomicBool>,
+    began: Instant,
 }
 
 impl Invocation {
@@ -49,7 +53,18 @@ impl Invocation {
         if debug && !global.quiet {
             global.verbose = global.verbose.max(1);
         }
-        let output = Arc::new(Output::system(global.output_options(&environment, json)));
+        let level = environment.text("HOLDFAST_LOG").map_or(Ok(LogLevel::default()), LogLevel::parse)?;
+        if !global.quiet {
+            global.verbose = global.verbose.max(level.verbosity());
+        }
+        let mut output = Output::system(global.output_options(&environment, json));
+        if let Some(path) = &global.log_file {
+            let path = environment.directory.join(path);
+            let lines = global.log_format == LogFormat::Json;
+            let log = Log::open(&path, lines, level, Box::new(SystemClock));
+            output = output.with_log(log.map_err(|error| file_failure("write the log to", &path, &error))?);
+        }
+        let output = Arc::new(output);
         let (cancel, wants_line) = (Cancel::new(), Arc::new(AtomicBool::new(false)));
         let connected = signals::install(&cancel, &wants_line);
         connected.map_err(|error| Failure::from_error(ExitCode::Failed, "signals", &error))?;
@@ -64,6 +79,7 @@ impl Invocation {
             settings: OnceLock::new(),
             progress: OnceLock::new(),
             wants_line,
+            began: Instant::now(),
         })
     }
 
@@ -143,6 +159,11 @@ impl Invocation {
         })
     }
 
+    /// Begins the log of the run. Arguments are not logged: nobody knows what is in them.
+    pub(crate) fn log_start(&self, verb: &str) {
+        self.output.log(LogLevel::Info, "run.start", "", &format!("{} begins {verb}", Self::program()));
+    }
+
     /// Ends the run: progress goes away, a failure is printed, and the exit code is what it must be.
     pub(crate) fn finish(mut self, result: Result<ExitCode, Failure>) -> ExitCode {
         if let Some(progress) = self.progress.get_mut() {
@@ -155,7 +176,7 @@ impl Invocation {
             }
             (result, _) => result,
         };
-        match result {
+        let exit = match result {
             Ok(code) => code,
             Err(mut failure) => {
                 if failure.exit == ExitCode::Interrupted {
@@ -164,17 +185,18 @@ impl Invocation {
                 self.output.failure(&failure);
                 failure.exit
             }
-        }
+        };
+        let seconds = self.began.elapsed().as_secs_f64();
+        let text = format!("ended with exit code {} ({}) after {seconds:.1} s", exit.code(), exit.meaning());
+        self.output.log(LogLevel::Info, "run.end", "", &text);
+        exit
     }
 }
 
 /// Flags that are understood but have nothing to act on yet: accepting them in silence would promise something.
 fn refuse_reserved(global: &GlobalArgs) -> Result<(), Failure> {
-    let reserved = [
-        (global.limit_upload.is_some(), "--limit-upload"),
-        (global.limit_download.is_some(), "--limit-download"),
-        (global.log_file.is_some(), "--log-file"),
-    ];
+    let reserved =
+        [(global.limit_upload.is_some(), "--limit-upload"), (global.limit_download.is_some(), "--limit-download")];
     match reserved.into_iter().find(|(given, _)| *given) {
         Some((_, flag)) => {
             let message = format!("{flag} is reserved for a later version of holdfast");

@@ -11,6 +11,7 @@ pub mod exit_code;
 pub mod failure;
 pub(crate) mod invocation;
 pub mod json;
+pub mod log;
 pub(crate) mod opening;
 pub mod output;
 pub mod progress;
@@ -68,6 +69,7 @@ fn start(cli: Cli) -> ExitCode {
         Ok(invocation) => invocation,
         Err(failure) => return fail_early(&failure, cli.global.json),
     };
+    invocation.log_start(cli.command.verb());
     let result = commands::dispatch(&invocation, &cli.command);
     invocation.finish(result)
 }

@@ -94,6 +94,27 @@ pub(crate) fn cache_folder(invocation: &Invocation, id: RepositoryId) -> Result<
     Ok(made.is_ok().then_some(folder))
 }
 
+/// Folders of holdfast itself that a backup must leave out: the repository, its cache and its state. Where the place of
+/// caches or of state was chosen by somebody, other things may lie there too, so only this repository's part of it
+/// counts; a folder that holdfast chose itself counts as a whole.
+///
+/// # Errors
+/// When the settings cannot be read.
+pub(crate) fn own_folders(invocation: &Invocation, id: RepositoryId) -> Result<Vec<PathBuf>, Failure> {
+    let (settings, environment) = (invocation.settings()?, &invocation.environment);
+    let mut folders = vec![settings.repository.value.clone()];
+    if let Some(cache) = &settings.cache_dir {
+        let ours = environment.cache_directory().as_ref() == Some(cache);
+        folders.push(if ours { cache.clone() } else { cache.join(id.hex()) });
+    }
+    if let Some(state) = &settings.state_dir {
+        // a service manager's folder is that of the whole service
+        let ours = environment.raw("STATE_DIRECTORY").is_none();
+        folders.push(if ours { state.clone() } else { state.join(id.hex()) });
+    }
+    Ok(folders)
+}
+
 /// The local catalog of a repository; one that remembers nothing where there is no place for it.
 ///
 /// # Errors

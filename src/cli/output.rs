@@ -10,6 +10,7 @@
 
 use super::failure::Failure;
 use super::json::{self, Kind};
+use super::log::{Log, LogEvent, LogLevel};
 use serde::Serialize;
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +61,9 @@ pub struct Output {
     stdout_closed: AtomicBool,
     /// Why standard output failed, when it was not its reader who went away.
     stdout_error: Mutex<Option<String>>,
+    /// The log file, which hears what is said whatever the options are.
+    log: Option<Log>,
+    log_failed: AtomicBool,
 }
 
 /// A column of a table: its heading, and whether it holds numbers, which stand at the right.
@@ -102,7 +106,41 @@ impl Output {
             talk: Mutex::new(Talk { writer: talk, status: String::new() }),
             stdout_closed: AtomicBool::new(false),
             stdout_error: Mutex::new(None),
+            log: None,
+            log_failed: AtomicBool::new(false),
         }
+    }
+
+    /// The same with a log file.
+    #[must_use]
+    pub fn with_log(self, log: Log) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
+    /// Writes to the log file alone. `id` is the stable message id, `subject` what it is about, or empty.
+    pub fn log(&self, level: LogLevel, id: &str, subject: &str, message: &str) {
+        self.log_event(&LogEvent { level, id, source: None, subject, message });
+    }
+
+    fn log_event(&self, event: &LogEvent<'_>) {
+        if let Some(log) = &self.log {
+            self.log_result(log.event(event));
+        }
+    }
+
+    /// A log that cannot be written stops no backup, and is said once.
+    fn log_result(&self, result: io::Result<()>) {
+        if let Err(error) = result
+            && !self.log_failed.swap(true, Ordering::SeqCst)
+        {
+            self.put_talk(&format!("warning: The log file cannot be written: {error}\n"));
+        }
+    }
+
+    /// True when somebody wants to know every item.
+    pub fn takes_items(&self) -> bool {
+        let log = self.log.as_ref().is_some_and(|log| log.level() == LogLevel::Trace);
+        self.options.verbosity >= 2 || log
     }
 
     /// How this prints.
@@ -173,6 +211,12 @@ impl Output {
     }
 
     fn say(&self, level: u8, id: &str, text: &str) {
+        let log_level = match level {
+            0 => LogLevel::Info,
+            1 => LogLevel::Debug,
+            _ => LogLevel::Trace,
+        };
+        self.log(log_level, id, "", text);
         if self.options.quiet || self.options.verbosity < level {
             return;
         }
@@ -184,6 +228,7 @@ impl Output {
 
     /// Prints a finding that does not end the run, unless `-q`. In JSON lines it is always printed: there it is data.
     pub fn warning(&self, code: &str, source: Option<&str>, subject: &str, message: &str) {
+        self.log_event(&LogEvent { level: LogLevel::Warn, id: code, source, subject, message });
         match self.options.json {
             JsonMode::Off if self.options.quiet => {}
             JsonMode::Off => {
@@ -206,6 +251,9 @@ impl Output {
     /// Prints a failure; never silenced. It should be the last thing that a run prints.
     pub fn failure(&self, failure: &Failure) {
         self.set_status("");
+        if let Some(log) = &self.log {
+            self.log_result(log.failure(failure));
+        }
         if self.options.json != JsonMode::Off {
             self.put_talk(&format!("{}\n", failure.json()));
             return;

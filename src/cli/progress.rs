@@ -7,6 +7,7 @@
 //! Events only set counters; a thread of its own draws, so that a stalled run still shows its clock.
 
 use super::json::Kind;
+use super::log::LogLevel;
 use super::output::{JsonMode, Output, display_path};
 use crate::domain::units::{format_count, format_duration, format_rate, format_size};
 use crate::ops::observer::{Event, Observer, Progress};
@@ -156,17 +157,19 @@ impl ProgressView {
     fn item(&self, action: &str, path: &[u8], plain_bytes: u64) {
         let output = &self.shared.output;
         // Thousands of items a second are only worth formatting when somebody asked for them.
-        if output.options().verbosity < 2 {
+        if !output.takes_items() {
             return;
         }
-        if output.options().json == JsonMode::Lines {
+        let text = format!("{action} {} ({})", display_path(path), format_size(plain_bytes));
+        if output.options().json == JsonMode::Lines && output.options().verbosity >= 2 {
+            output.log(LogLevel::Trace, "item", "", &text);
             let mut body = serde_json::Map::new();
             body.insert("action".to_owned(), action.into());
             super::json::insert_path(&mut body, path);
             body.insert("plain_bytes".to_owned(), plain_bytes.into());
             output.json(Kind::Item, &body);
         } else {
-            output.trace("item", &format!("{action} {} ({})", display_path(path), format_size(plain_bytes)));
+            output.trace("item", &text);
         }
     }
 }

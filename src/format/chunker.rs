@@ -3,18 +3,15 @@
 //! The parameters and the table are part of the format: the table comes from the repository's chunker key, so that
 //! chunk borders tell nothing about known files. Cutting depends on the bytes alone, never on how they arrive.
 
+use super::config_object::WriterParameters;
 use fastcdc::v2020::{Normalization, cut_gear, select_masks};
-
-/// Shortest chunk but the last of a run, bytes.
-pub const CHUNK_BYTES_MIN: usize = 32 << 10;
-/// Average aimed at, bytes.
-pub const CHUNK_BYTES_AVG: usize = 64 << 10;
-/// Longest chunk, bytes.
-pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 /// Cuts byte runs into chunks.
 #[derive(Clone)]
 pub struct Chunker {
+    min_bytes: usize,
+    avg_bytes: usize,
+    max_bytes: usize,
     gear: Vec<u64>,
     gear_shifted: Vec<u64>,
     mask_small: u64,
@@ -28,23 +25,32 @@ impl std::fmt::Debug for Chunker {
 }
 
 impl Chunker {
-    /// A chunker with the repository's 256-entry gear table.
-    pub fn new(gear: &[u64; 256]) -> Self {
-        let (mask_small, mask_large) = select_masks(CHUNK_BYTES_AVG, Normalization::Level1);
-        Self { gear: gear.to_vec(), gear_shifted: gear.iter().map(|g| g << 1).collect(), mask_small, mask_large }
+    /// A chunker with the repository's 256-entry gear table and its sizes.
+    pub fn new(gear: &[u64; 256], parameters: &WriterParameters) -> Self {
+        let size = |bytes: u32| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let sizes = parameters.chunker();
+        let (min_bytes, avg_bytes, max_bytes) = (size(sizes.min_bytes), size(sizes.avg_bytes), size(sizes.max_bytes));
+        let (mask_small, mask_large) = select_masks(avg_bytes, Normalization::Level1);
+        let gear_shifted = gear.iter().map(|g| g << 1).collect();
+        Self { min_bytes, avg_bytes, max_bytes, gear: gear.to_vec(), gear_shifted, mask_small, mask_large }
+    }
+
+    /// Longest chunk, bytes.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
     }
 
     /// Length of the chunk at the start of `bytes`. If it equals `bytes.len()` and more bytes may follow, the border is
-    /// only certain once `bytes` holds [`CHUNK_BYTES_MAX`] bytes.
+    /// only certain once `bytes` holds [`Self::max_bytes`] bytes.
     pub fn cut(&self, bytes: &[u8]) -> usize {
-        if bytes.len() <= CHUNK_BYTES_MIN {
+        if bytes.len() <= self.min_bytes {
             return bytes.len();
         }
         let (_, length) = cut_gear(
             bytes,
-            CHUNK_BYTES_MIN,
-            CHUNK_BYTES_AVG,
-            CHUNK_BYTES_MAX,
+            self.min_bytes,
+            self.avg_bytes,
+            self.max_bytes,
             self.mask_small,
             self.mask_large,
             self.mask_small << 1,
@@ -75,7 +81,7 @@ mod tests {
         let mut data = vec![0u8; 2 << 20];
         SeededRandom::new(5).fill(&mut data);
         let cuts = |g: &[u64; 256]| {
-            let chunker = Chunker::new(g);
+            let chunker = Chunker::new(g, &WriterParameters::DEFAULT);
             let (mut at, mut all) = (0, Vec::new());
             while at < data.len() {
                 at += chunker.cut(&data[at..]);

@@ -38,12 +38,37 @@ impl ChunkerConfig {
     pub const DEFAULT: Self =
         Self { id: CHUNKER_KEYED_FASTCDC, min_bytes: 32 << 10, avg_bytes: 64 << 10, max_bytes: 256 << 10 };
 
-    fn is_valid(&self) -> bool {
+    /// Within what the algorithm is made for.
+    fn is_in_bounds(&self) -> bool {
         let sizes = [self.min_bytes, self.avg_bytes, self.max_bytes];
-        self.id == CHUNKER_KEYED_FASTCDC
-            && sizes.iter().all(|size| (64..=16 << 20).contains(size) && size % 2 == 0)
-            && self.avg_bytes <= 4 << 20
+        (64..=1 << 20).contains(&self.min_bytes)
+            && (256..=4 << 20).contains(&self.avg_bytes)
+            && (1024..=16 << 20).contains(&self.max_bytes)
+            && sizes.iter().all(|size| size % 2 == 0)
             && sizes.is_sorted_by(|a, b| a < b)
+    }
+}
+
+/// What the writers of a repository have agreed on, known to be something that this program can do. Readers need none
+/// of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriterParameters {
+    chunker: ChunkerConfig,
+    pack_bytes_target: u32,
+}
+
+impl WriterParameters {
+    /// Those of a repository that `init` makes.
+    pub const DEFAULT: Self = Self { chunker: ChunkerConfig::DEFAULT, pack_bytes_target: 16 << 20 };
+
+    /// How streams are cut.
+    pub fn chunker(&self) -> ChunkerConfig {
+        self.chunker
+    }
+
+    /// The longest pack that writers aim at, bytes.
+    pub fn pack_bytes_target(&self) -> u32 {
+        self.pack_bytes_target
     }
 }
 
@@ -60,7 +85,7 @@ pub struct Config {
     pub created_by: String,
     /// How streams are cut.
     pub chunker: ChunkerConfig,
-    /// Where writers close a pack, bytes.
+    /// The longest pack that writers aim at, bytes.
     pub pack_bytes_target: u32,
     /// Named additions of later versions; what a reader must not ignore has a mandatory feature bit as well.
     pub notes: Vec<(String, Vec<u8>)>,
@@ -77,9 +102,24 @@ struct Record {
 }
 
 impl Config {
-    /// Whether the values are ones that this program can work with.
-    pub fn is_valid(&self) -> bool {
-        self.chunker.is_valid() && (64 << 10..=128 << 20).contains(&self.pack_bytes_target)
+    /// What writers must keep to.
+    ///
+    /// # Errors
+    /// [`Error::WriterParameters`] when this program does not know the chunker or cannot do what the values ask for.
+    pub fn writer_parameters(&self) -> Result<WriterParameters> {
+        let (chunker, pack_bytes_target) = (self.chunker, self.pack_bytes_target);
+        let unfit = |reason: String| Err(Error::WriterParameters { reason });
+        if chunker.id != CHUNKER_KEYED_FASTCDC {
+            return unfit(format!("it does not know chunker {}", chunker.id));
+        }
+        if !chunker.is_in_bounds() {
+            let ChunkerConfig { min_bytes, avg_bytes, max_bytes, .. } = chunker;
+            return unfit(format!("it cannot cut chunks of {min_bytes}, {avg_bytes} and {max_bytes} bytes"));
+        }
+        if !(64 << 10..=128 << 20).contains(&pack_bytes_target) {
+            return unfit(format!("it cannot write packs of {pack_bytes_target} bytes"));
+        }
+        Ok(WriterParameters { chunker, pack_bytes_target })
     }
 
     /// The stored object.
@@ -139,9 +179,6 @@ impl UnverifiedConfig {
             pack_bytes_target: record.pack_bytes_target,
             notes: record.notes,
         };
-        if !config.is_valid() {
-            return damaged(at_record, "its values are out of bounds");
-        }
         Ok(Self { config, mac: *mac, authenticated: authenticated(&header, record_bytes) })
     }
 
@@ -221,18 +258,22 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_bounds_are_refused() {
+    fn values_out_of_bounds_are_readable_and_not_writable() {
         let keys = keys(Suite::Aes256Gcm);
-        let mut wrong = vec![config(Suite::Aes256Gcm); 6];
+        let mut wrong = vec![config(Suite::Aes256Gcm); 8];
         wrong[0].chunker.min_bytes = 33;
         wrong[1].chunker.avg_bytes = 8 << 20;
         wrong[2].chunker.max_bytes = 64 << 10;
         wrong[3].chunker.id = 2;
         wrong[4].pack_bytes_target = 0;
         wrong[5].chunker.min_bytes = 0;
+        wrong[6].chunker.max_bytes = 32 << 20;
+        wrong[7].pack_bytes_target = u32::MAX;
         for config in wrong {
-            assert!(!config.is_valid());
-            assert!(UnverifiedConfig::decode(&config.encode(&keys, 0), 0).is_err(), "{config:?}");
+            let read = UnverifiedConfig::decode(&config.encode(&keys, 0), 0).unwrap();
+            let refused = read.verify(&keys).unwrap().writer_parameters();
+            assert!(matches!(refused, Err(Error::WriterParameters { .. })), "{config:?}");
         }
+        assert_eq!(config(Suite::None).writer_parameters(), Ok(WriterParameters::DEFAULT));
     }
 }

@@ -49,6 +49,12 @@ pub enum Error {
         /// The unknown mandatory bits.
         bits: u32,
     },
+    /// The configuration asks writers for something that this program cannot do. Readers are not concerned.
+    #[error("This holdfast may read the repository and not write to it: {reason}")]
+    WriterParameters {
+        /// What it cannot do, half a sentence about this program.
+        reason: String,
+    },
     /// The memory that a key derivation asks for is not to be had.
     #[error("{object} needs {bytes} bytes of memory to be opened, and the system does not give them")]
     OutOfMemory {

@@ -36,6 +36,8 @@ impl Setup {
             store: Arc::new(self.store.clone()) as Arc<dyn WriteStore>,
             keys: Arc::clone(&self.keys),
             random: Arc::clone(&self.random),
+            parameters: crate::format::config_object::WriterParameters::DEFAULT,
+            own_folders: &[],
             clock: &clock,
             processes: &SystemProcesses::new(None),
             observer: &Silent,

@@ -41,7 +41,7 @@ pub struct InitOptions {
     pub kdf: KdfCosts,
     /// How streams are cut.
     pub chunker: ChunkerConfig,
-    /// Where writers close a pack, bytes.
+    /// The longest pack that writers aim at, bytes.
     pub pack_bytes_target: u32,
     /// Name of this host.
     pub host: String,
@@ -90,7 +90,7 @@ pub fn init<S: WriteStore + ?Sized>(
         pack_bytes_target: options.pack_bytes_target,
         notes: Vec::new(),
     };
-    if !config.is_valid() {
+    if config.writer_parameters().is_err() {
         return Err(Error::Options { reason: "The chunk or pack sizes are out of bounds".to_owned() });
     }
     let (keys, slot) = match options.suite {

@@ -156,6 +156,13 @@ impl Segment {
     }
 }
 
+impl ReadCounters {
+    /// Bytes decompressed from segments so far.
+    pub fn decoded(&self) -> u64 {
+        self.decoded_bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// A decoded segment and when it was last used.
 type CachedSegment = (Arc<Segment>, u64);
 

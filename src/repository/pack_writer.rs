@@ -6,6 +6,7 @@
 use super::error::{RepoError, Result};
 use crate::domain::id::{ChunkId, IndexId, PackId, VersionId};
 use crate::domain::system::Random;
+use crate::format::config_object::WriterParameters;
 use crate::format::envelope::{self, Header, ObjectEncoder, ObjectTag, StoredHasher};
 use crate::format::records::{
     BlobEntry, BlobMeta, ChunkEntry, IndexBody, IndexedPack, KIND_INDEX, KIND_TABLE, PACK_TRAILER_BYTES, PackTable,
@@ -20,10 +21,9 @@ use std::sync::Arc;
 
 /// Raw bytes gathered before they are compressed together, on all cores.
 const BATCH_RAW_BYTES: usize = 4 << 20;
-/// Smallest and largest aim for a pack's length. A run starts with small packs, so that little is lost when it is
-/// killed, and grows them with what it has stored.
+/// Smallest aim for a pack's length, unless the repository wants smaller ones. A run starts with small packs, so that
+/// little is lost when it is killed, and grows them with what it has stored up to the repository's target.
 const PACK_BYTES_MIN: u64 = 512 << 10;
-const PACK_BYTES_MAX: u64 = 16 << 20;
 /// A pack aims at this part of what the run has stored so far.
 const PACK_SHARE: u64 = 40;
 /// Level for tables and index bodies, which hold mostly hashes.
@@ -110,6 +110,7 @@ pub struct PackWriter {
     pack_bytes_min: u64,
     /// Index objects are written by the caller, once what the packs hold is proved.
     publishes: bool,
+    pack_bytes_target: u64,
 }
 
 impl std::fmt::Debug for PackWriter {
@@ -119,9 +120,10 @@ impl std::fmt::Debug for PackWriter {
 }
 
 impl PackWriter {
-    /// A writer with nothing open yet.
+    /// A writer with nothing open yet, with the target of a repository that `init` makes.
     pub fn new(store: Arc<dyn WriteStore>, keys: Arc<Keys>, random: Arc<dyn Random>) -> Self {
         let (unindexed, finished) = (Vec::new(), Vec::new());
+        let pack_bytes_target = u64::from(WriterParameters::DEFAULT.pack_bytes_target());
         Self {
             store,
             keys,
@@ -133,19 +135,21 @@ impl PackWriter {
             indexed_at: 0,
             pack_bytes_min: PACK_BYTES_MIN,
             publishes: true,
+            pack_bytes_target,
         }
     }
 
-    /// A writer for data that is there already: packs of at least `pack_bytes_min`, and no index objects; see
-    /// [`Self::finish_packs`].
-    pub fn for_rewriting(
-        store: Arc<dyn WriteStore>,
-        keys: Arc<Keys>,
-        random: Arc<dyn Random>,
-        pack_bytes_min: u64,
-    ) -> Self {
-        let pack_bytes_min = pack_bytes_min.clamp(PACK_BYTES_MIN, PACK_BYTES_MAX);
-        Self { pack_bytes_min, publishes: false, ..Self::new(store, keys, random) }
+    /// With the target of this repository.
+    #[must_use]
+    pub fn with_target(self, parameters: &WriterParameters) -> Self {
+        Self { pack_bytes_target: u64::from(parameters.pack_bytes_target()), ..self }
+    }
+
+    /// A writer for data that is there already: packs of at least `pack_bytes_min`, as far as the target allows, and no
+    /// index objects; see [`Self::finish_packs`].
+    #[must_use]
+    pub fn for_rewriting(self, pack_bytes_min: u64) -> Self {
+        Self { pack_bytes_min: pack_bytes_min.max(PACK_BYTES_MIN), publishes: false, ..self }
     }
 
     /// Ids of packs that are finished but named by no index object.
@@ -175,6 +179,8 @@ impl PackWriter {
     }
 
     fn add_pending(&mut self, copy: u8, blob: NewBlob, bytes: Vec<u8>, form: Form) -> Result<()> {
+        // a batch is written whole, so it must not be larger than a pack
+        let batch = BATCH_RAW_BYTES.min(usize::try_from(self.pack_bytes_target).unwrap_or(usize::MAX));
         let pack = self.pack(copy)?;
         let meta = match blob {
             NewBlob::Segment { space, start } => BlobMeta::Segment { space: pack.number(space), start },
@@ -188,7 +194,7 @@ impl PackWriter {
         };
         pack.pending_bytes += bytes.len();
         pack.pending.push(Pending { meta, bytes, form });
-        if pack.pending_bytes >= BATCH_RAW_BYTES { self.write_batch(copy) } else { Ok(()) }
+        if pack.pending_bytes >= batch { self.write_batch(copy) } else { Ok(()) }
     }
 
     /// Notes that a chunk's bytes are in the given part of a space, all of it in the pack of copy 0 that is open now.
@@ -229,7 +235,7 @@ impl PackWriter {
 
     /// Compresses, proves, seals and writes what is pending in one pack; closes the pack when it is long enough.
     fn write_batch(&mut self, copy: u8) -> Result<()> {
-        let aim = (self.stored_bytes / PACK_SHARE).clamp(self.pack_bytes_min, PACK_BYTES_MAX);
+        let aim = (self.stored_bytes / PACK_SHARE).max(self.pack_bytes_min).min(self.pack_bytes_target);
         let Some(pack) = &mut self.open[usize::from(copy != 0)] else { return Ok(()) };
         pack.write_pending(&self.keys)?;
         if pack.body_bytes >= aim { self.close_pack(copy) } else { Ok(()) }

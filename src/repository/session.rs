@@ -22,6 +22,7 @@ use crate::domain::id::{Digest, PackId, SnapshotId, VersionId};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::system::Random;
 use crate::format::chunker::Chunker;
+use crate::format::config_object::WriterParameters;
 use crate::format::envelope::{Expected, Header, ObjectTag};
 use crate::format::records::{KIND_SESSION, Proof};
 use crate::format::seal::Keys;
@@ -91,6 +92,7 @@ impl BackupSession {
         store: Arc<dyn WriteStore>,
         keys: Arc<Keys>,
         random: Arc<dyn Random>,
+        parameters: &WriterParameters,
         start: &SessionStart,
         load: impl FnOnce(&dyn WriteStore, &Arc<Keys>, &HashSet<PackId>) -> Result<RepositoryIndex>,
     ) -> Result<Self> {
@@ -111,8 +113,9 @@ impl BackupSession {
         store.put_new(&ObjectName::session(start.id, SessionPart::Saw), &bytes)?;
         let index = load(store.as_ref(), &keys, &excluded)?;
         let reader = PackReader::new(Arc::clone(&store) as Arc<_>, Arc::clone(&keys), SEGMENT_CACHE_BYTES);
-        let writer = PackWriter::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&random));
-        let chunker = Chunker::new(&keys.gear_table());
+        let writer =
+            PackWriter::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&random)).with_target(parameters);
+        let chunker = Chunker::new(&keys.gear_table(), parameters);
         Ok(Self { store, keys, random, index, reader, writer, chunker, guard, excluded, added: HashMap::new() })
     }
 

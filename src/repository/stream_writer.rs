@@ -242,11 +242,13 @@ impl StreamWriter {
         if self.settings.hash_stream {
             self.hasher.update(bytes);
         }
+        // where the border of a chunk is, only so many bytes tell
+        let window = WINDOW_BYTES.max(session.chunker.max_bytes());
         while !bytes.is_empty() {
-            let (now, rest) = bytes.split_at(bytes.len().min(WINDOW_BYTES.saturating_sub(self.child.len()).max(1)));
+            let (now, rest) = bytes.split_at(bytes.len().min(window.saturating_sub(self.child.len()).max(1)));
             self.child.extend_from_slice(now);
             bytes = rest;
-            if self.child.len() >= WINDOW_BYTES {
+            if self.child.len() >= window {
                 self.encode(session, false)?;
             }
         }

@@ -121,6 +121,7 @@ impl SourceStream for CommandStream {
         }
         let stderr = self.child.stderr_tail();
         let Self { subject, program, inspector, .. } = *self;
+        let may_be_empty = inspector.may_be_empty();
         match inspector.finish() {
             Ok(mut proof) => {
                 if !stderr.is_empty() {
@@ -133,10 +134,15 @@ impl SourceStream for CommandStream {
                 }
                 Ok(proof)
             }
-            Err(reason) if stderr.is_empty() => Err(SourceError::Content { subject, reason }),
-            Err(reason) => Err(SourceError::Content { subject, reason: format!("{reason}; {program} said: {stderr}") }),
+            Err(reason) if stderr.is_empty() => Err(not_good(subject, reason, may_be_empty)),
+            Err(reason) => Err(not_good(subject, format!("{reason}; {program} said: {stderr}"), may_be_empty)),
         }
     }
+}
+
+/// What the inspector refused.
+fn not_good(subject: String, reason: String, may_be_empty: bool) -> SourceError {
+    if may_be_empty { SourceError::Empty { subject, reason } } else { SourceError::Content { subject, reason } }
 }
 
 fn unfinished(subject: &str) -> SourceError {
@@ -222,7 +228,8 @@ impl SourceStream for StdinStream {
         if !self.ended {
             return Err(unfinished(STDIN));
         }
-        self.inspector.finish().map_err(|reason| SourceError::Content { subject: STDIN.into(), reason })
+        let may_be_empty = self.inspector.may_be_empty();
+        self.inspector.finish().map_err(|reason| not_good(STDIN.into(), reason, may_be_empty))
     }
 }
 

@@ -59,6 +59,14 @@ pub enum SourceError {
         /// What is wrong with the bytes.
         reason: String,
     },
+    /// There were no bytes, where anything may come, so that nothing may be right too.
+    #[error("{subject} {reason}")]
+    Empty {
+        /// The source.
+        subject: String,
+        /// That it gave no bytes, and what the program said.
+        reason: String,
+    },
     /// The run was interrupted.
     #[error("Interrupted")]
     Interrupted,

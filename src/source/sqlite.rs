@@ -324,6 +324,12 @@ fn sqlite_error(path: &Path, options: &SqliteOptions, error: &rusqlite::Error) -
         path: options.temp_dir.clone(),
         source: kind,
     };
+    if error.sqlite_error().is_some_and(|inner| inner.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE) {
+        // The source is open for reading only, so the write that failed was one to the image. SQLite keeps the system's
+        // reason to itself: all but a full disk (a quota, a limit on the size of files) comes as this code.
+        let reason = format!("it is full, or there is a quota or a limit on the size of files ({error})");
+        return temp_dir(std::io::Error::new(std::io::ErrorKind::StorageFull, reason));
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => content(path, NOT_A_DATABASE),
         Some(ErrorCode::DatabaseCorrupt) => content(path, format!("is damaged: {error}")),
@@ -598,10 +604,17 @@ mod tests {
 
     #[test]
     fn a_full_temporary_directory_is_named() {
-        let full = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
-        let error = sqlite_error(Path::new("app.db"), &options(Path::new("/small/tmp")), &full);
-        let SourceError::Path { path, source, .. } = &error else { panic!("{error}") };
-        assert_eq!((path.as_path(), source.kind()), (Path::new("/small/tmp"), std::io::ErrorKind::StorageFull));
+        let of = |code| {
+            let failure = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            sqlite_error(Path::new("app.db"), &options(Path::new("/small/tmp")), &failure)
+        };
+        for code in [rusqlite::ffi::SQLITE_FULL, rusqlite::ffi::SQLITE_IOERR_WRITE] {
+            let error = of(code);
+            let SourceError::Path { path, source, .. } = &error else { panic!("{error}") };
+            assert_eq!((path.as_path(), source.kind()), (Path::new("/small/tmp"), std::io::ErrorKind::StorageFull));
+        }
+        // What cannot be read is the source's own affair.
+        assert!(matches!(of(rusqlite::ffi::SQLITE_IOERR_READ), SourceError::Content { .. }));
     }
 
     #[test]

@@ -4,10 +4,21 @@
 //! (`cli_settings.rs`), full and occupied targets (`restore.rs`), a `pg_dump` that hangs (`postgres.rs`).
 
 use crate::support::pg::{Cluster, free_port};
-use crate::support::program::{Place, Ran, files_below, run};
+use crate::support::program::{PASSWORD, Place, Ran, files_below, run};
+use holdfast::domain::id::SnapshotId;
+use holdfast::domain::snapshot::Snapshot;
+use holdfast::domain::system::SeededRandom;
+use holdfast::format::key_slot::Secret;
+use holdfast::format::seal::Keys;
+use holdfast::repository::open::{self, OpenRepository};
+use holdfast::repository::session::{BackupSession, SessionStart};
+use holdfast::repository::{index_loader, snapshots as records};
+use holdfast::storage::WriteStore;
+use holdfast::storage::local::LocalStore;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn noise(seed: u8, bytes: usize) -> Vec<u8> {
@@ -111,9 +122,22 @@ fn paths_that_are_missing_or_unreadable_or_vanish() {
 #[test]
 fn streams_that_give_nothing_or_fail() {
     let place = used();
-    clear(&place.run_with_input(["backup", "--stdin"], b""), 14, &["Standard input", "--allow-empty"]);
+    // The flag is spoken of where it helps, and nowhere else.
+    let helps = |ran: Ran, words: &[&str], flag: bool| {
+        clear(&ran, 14, words);
+        assert_eq!(ran.stderr.contains("--allow-empty"), flag, "{ran:?}");
+    };
+    helps(place.run_with_input(["backup", "--stdin"], b""), &["Standard input"], true);
+    helps(place.run_with_input(["backup", "--stdin"], b"--\n-- PostgreSQL database dump\n--\n"), &["truncated"], false);
+    place.write("text.db", "this is no database, whatever its name says");
+    place.write("none.db", "");
+    for name in ["text.db", "none.db"] {
+        for args in [&["backup", "--sqlite", name][..], &["backup", "--allow-empty", "--sqlite", name]] {
+            helps(place.run(args), &[name], false);
+        }
+    }
     clear(&place.run(["backup", "--stdin-from-command", "--", "no-such-program-4711"]), 14, &["no-such-program-4711"]);
-    clear(&place.run(["backup", "--stdin-from-command", "--", "true"]), 14, &["true", "no bytes"]);
+    clear(&place.run(["backup", "--stdin-from-command", "--", "true"]), 14, &["true", "no bytes", "--allow-empty"]);
     let script = "printf data; echo the reason >&2; exit 5";
     clear(
         &place.run(["backup", "--stdin-from-command", "--", "sh", "-c", script]),
@@ -159,6 +183,11 @@ fn databases_that_cannot_be_reached_or_dumped() {
     );
     place.write("holdfast.toml", config);
     clear(&place.run(["backup"]), 14, &["pg_dump"]);
+    // An archive is never empty, whatever is allowed.
+    fake_pg_dump(&place.path("fake"), "99.1", "exit 0");
+    let ran = place.run(["backup", "--allow-empty"]);
+    clear(&ran, 14, &["shop", "no bytes"]);
+    assert!(!ran.stderr.contains("say --allow-empty"), "{ran:?}");
     for (version, script, words) in [
         ("9.6.24", "exit 0".to_owned(), &["pg_dump (PostgreSQL) 9.6.24 is older than the server", "pg_bin_dir"][..]),
         (
@@ -232,6 +261,43 @@ fn snapshots_that_are_not_there() {
     clear(&place.run(["dump", "@1999-01-01", "files"]), 20, &["1999-01-01"]);
     assert!(!place.path("out").exists());
     nothing_lost(&place, 1);
+}
+
+/// Commits the record of a snapshot once more, under an id of our choosing: ids are random, and the shortest prefix has
+/// four digits, so that waiting for two alike would take hundreds of backups.
+fn commit_again(place: &Place, like: &str, id: SnapshotId) {
+    let secret = Secret::Passphrase(zeroize::Zeroizing::new(PASSWORD.as_bytes().to_vec()));
+    let store = Arc::new(LocalStore::open(&place.path("repository")).unwrap());
+    let OpenRepository { store, keys, config, .. } = open::open(store, Some(&secret)).unwrap();
+    let like = records::load(store.as_ref(), &keys, SnapshotId::parse(like).unwrap()).unwrap().snapshot;
+    let start = SessionStart { id, host: "h".into(), process: 1, started_ns: 0, sources: Vec::new() };
+    let load = |store: &dyn WriteStore, keys: &Arc<Keys>, _: &_| Ok(index_loader::load(store, keys, None)?.0);
+    let parameters = config.writer_parameters().unwrap();
+    let random = Arc::new(SeededRandom::new(1));
+    let mut session = BackupSession::begin(store, keys, random, &parameters, &start, load).unwrap();
+    session.flush().unwrap();
+    session.commit(&Snapshot { id, ..like }).unwrap();
+}
+
+#[test]
+fn a_prefix_of_several_snapshots_names_them_all() {
+    let place = used();
+    let id = place.run(["snapshots", "--format", "{id}"]).good().stdout.trim_end().to_owned();
+    let twins = ["4f2a91c0000000000000000000000001", "4f2a91c0000000000000000000000002"];
+    for twin in twins {
+        commit_again(&place, &id, SnapshotId::parse(twin).unwrap());
+    }
+    for prefix in ["4f2a", "4F2A91", "4f2a91c000000000000000000000000"] {
+        for verb in [&["ls"][..], &["restore", "--target", "out"], &["verify"], &["snapshots"], &["stats"]] {
+            let ran = place.run(verb.iter().copied().chain([prefix]));
+            clear(&ran, 20, &["2 snapshot ids", twins[0], twins[1], "give more digits"]);
+            assert!(!ran.stderr.contains(&id), "{ran:?}");
+        }
+    }
+    assert!(!place.path("out").exists());
+    clear(&place.run(["ls", "4f2"]), 20, &["4f2"]);
+    place.run(["ls", twins[1]]).good();
+    nothing_lost(&place, 3);
 }
 
 #[test]
@@ -316,11 +382,9 @@ fn no_space_for_the_copy_of_a_sqlite_database() {
         apart.args(["--mount".as_ref(), shell.get_program()]).args(shell.get_args()).env_clear();
         apart.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         clear(&run(apart.stdin(Stdio::null()).current_dir(place.path(""))), 16, &["TMPDIR"]);
-    } else {
-        // SQLite tells a limit on the size of files from a full disk no better than as a failed write. 512,000 bytes or
-        // 1,024,000, as the shell counts; either is less than the copy needs.
-        clear(&run(&mut after("ulimit -f 1000", &program)), 14, &["app.db cannot be copied"]);
     }
+    // 512,000 bytes or 1,024,000, as the shell counts; either is less than the copy needs.
+    clear(&run(&mut after("ulimit -f 1000", &program)), 16, &["TMPDIR", "limit on the size of files"]);
     assert!(files_below(&place.path("tmp")).is_empty(), "the copy stayed behind");
     nothing_lost(&place, 1);
     place.backup(["--sqlite", "app.db"]);

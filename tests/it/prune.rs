@@ -3,6 +3,7 @@
 use crate::streams::{Change, Repo, apply, rows};
 use holdfast::domain::id::{SnapshotId, VersionId};
 use holdfast::domain::system::FixedClock;
+use holdfast::format::config_object::WriterParameters;
 use holdfast::ops::cancel::Cancel;
 use holdfast::ops::observer::Silent;
 use holdfast::ops::prune::{self, PruneError, PruneMeans, PruneOptions, PruneReport, Roots};
@@ -28,6 +29,7 @@ pub(crate) fn prune_with(
         writer: Arc::clone(&repo.store) as Arc<_>,
         reader: Arc::clone(&repo.store) as Arc<_>,
         keys: Arc::clone(&repo.keys),
+        parameters: WriterParameters::DEFAULT,
         random: Arc::clone(&repo.random),
         clock: &clock,
         observer: &Silent,

@@ -216,3 +216,34 @@ fn a_damaged_dump_leaves_no_database() {
     assert_eq!(cluster.databases(), before);
     place.run(["restore", "latest", "--to", &cluster.url_as("nobody", "copy")]).failed(21, "nobody");
 }
+
+#[test]
+fn the_report_says_how_much_was_decoded() {
+    let place = Place::with_repository();
+    let rows = |edited: usize| -> Vec<u8> {
+        let row = |n| {
+            format!("{n}\t{}\n", blake3::hash(&[&[u8::from(n == edited)][..], &u64::to_le_bytes(n as u64)].concat()))
+        };
+        (0..30_000).map(row).collect::<String>().into_bytes()
+    };
+    for edited in [0, 7, 29_000] {
+        place.run_with_input(["backup", "--stdin", "--stdin-filename", "app.sql"], &rows(edited)).good();
+    }
+    for selector in ["latest", "latest~2"] {
+        let ran = place.run(["restore", selector, "--target", selector, "--json"]);
+        let summary: serde_json::Value = serde_json::from_str(ran.good().stdout.lines().last().unwrap()).unwrap();
+        let (decoded, output) =
+            (summary["decoded_bytes"].as_f64().unwrap(), summary["bytes_restored"].as_f64().unwrap());
+        assert!(output > 2e6 && decoded >= 0.9 * output, "{summary}");
+        // segments are decoded once, whatever the length of the chain
+        assert!(decoded <= 1.5 * output, "{summary}");
+    }
+    let database = rusqlite::Connection::open(place.path("app.db")).unwrap();
+    database.execute_batch("CREATE TABLE t (body BLOB); INSERT INTO t VALUES (randomblob(300000))").unwrap();
+    drop(database);
+    let id = place.backup(["--sqlite", "app.db"]);
+    let ran = place.run(["restore", &id, "--to", "new.db", "--json"]);
+    let summary: serde_json::Value = serde_json::from_str(ran.good().stdout.lines().last().unwrap()).unwrap();
+    let (decoded, output) = (summary["decoded_bytes"].as_f64().unwrap(), summary["bytes_restored"].as_f64().unwrap());
+    assert!(output > 3e5 && decoded >= 0.9 * output, "{summary}");
+}

@@ -5,7 +5,7 @@ use holdfast::domain::entry::{Entry, EntryKind, FileContent, FileIdentity};
 use holdfast::domain::id::{Digest, SnapshotId, VersionId};
 use holdfast::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole, SystemInfo};
 use holdfast::domain::system::{FixedClock, Random, SeededRandom};
-use holdfast::format::config_object::ChunkerConfig;
+use holdfast::format::config_object::{ChunkerConfig, WriterParameters};
 use holdfast::format::identities;
 use holdfast::format::key_slot::{KdfCosts, Secret};
 use holdfast::format::seal::{Keys, Suite};
@@ -118,7 +118,8 @@ impl Maker {
         let start = SessionStart { id, host: "host".into(), process: 1, started_ns: 0, sources: vec!["app".into()] };
         let load = |store: &dyn WriteStore, keys: &Arc<Keys>, _: &_| Ok(index_loader::load(store, keys, None)?.0);
         let (store, keys, random) = (Arc::clone(&self.store), Arc::clone(&self.keys), Arc::clone(&self.random));
-        let mut session = BackupSession::begin(store, keys, random, &start, load).expect("begin");
+        let mut session =
+            BackupSession::begin(store, keys, random, &WriterParameters::DEFAULT, &start, load).expect("begin");
         let data = StreamSettings { full_recipe_depth: EDITS as u32, ..StreamSettings::data() };
         let stored = write(&mut session, parents, "dump", data, dump);
         let mut sources = vec![source("app", SourceKind::Command, vec![record(StreamRole::Data, "app.dump", &stored)])];

@@ -2,6 +2,7 @@
 
 use holdfast::domain::id::{RepositoryId, SnapshotId, VersionId};
 use holdfast::domain::system::{Random, SeededRandom};
+use holdfast::format::config_object::WriterParameters;
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::repository::index_loader;
 use holdfast::repository::reading::Reading;
@@ -30,13 +31,15 @@ impl Repo {
     pub(crate) fn session_of(&self, source: &str) -> BackupSession {
         let id = SnapshotId(self.random.bytes());
         let start = SessionStart { id, host: "test".into(), process: 1, started_ns: 0, sources: vec![source.into()] };
-        let load = |store: &dyn holdfast::storage::WriteStore, keys: &Arc<Keys>, gone: &_| {
-            Ok(index_loader::load_without(store, keys, None, gone)?.0)
-        };
+        let load =
+            |store: &dyn holdfast::storage::WriteStore, keys: &Arc<Keys>, gone: &std::collections::HashSet<_>| {
+                Ok(index_loader::load_without(store, keys, None, gone)?.0)
+            };
         BackupSession::begin(
             Arc::clone(&self.store) as Arc<_>,
             Arc::clone(&self.keys),
             Arc::clone(&self.random),
+            &WriterParameters::DEFAULT,
             &start,
             load,
         )

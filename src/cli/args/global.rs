@@ -92,11 +92,11 @@ pub struct GlobalArgs {
     /// How long to wait for others before giving up
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m", global = true)]
     pub retry_lock: Duration,
-    /// Write the log to a file as well
+    /// Append a line for each event to a file; HOLDFAST_LOG sets the level (error, warn, info, debug, trace)
     #[arg(long, value_name = "FILE", global = true)]
     pub log_file: Option<PathBuf>,
-    /// Form of the log
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, global = true, hide_possible_values = true)]
+    /// Form of its lines: text or json
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, global = true, requires = "log_file")]
     pub log_format: LogFormat,
     /// Most bytes per second written to the storage
     #[arg(long, value_name = "SIZE", value_parser = size, global = true)]

@@ -98,6 +98,27 @@ pub enum Command {
 }
 
 impl Command {
+    /// The verb, as the log names it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Init(_) => "init",
+            Self::Backup(_) => "backup",
+            Self::Snapshots(_) => "snapshots",
+            Self::Ls(_) => "ls",
+            Self::Stats(_) => "stats",
+            Self::Restore(_) => "restore",
+            Self::Dump(_) => "dump",
+            Self::Verify(_) => "verify",
+            Self::Key(_) => "key",
+            Self::Repair(_) => "repair",
+            Self::Config(_) => "config",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
+            Self::Version => "version",
+            Self::Help(_) => "help",
+        }
+    }
+
     /// How this command prints JSON.
     pub fn json_mode(&self) -> JsonMode {
         match self {

@@ -61,6 +61,7 @@ Examples:
   holdfast verify                                 all structure, and the data of the newest snapshot of each source
   holdfast verify 4f2a91c0
   holdfast verify --read-data                     every byte of the repository
+  holdfast verify --stored-only                   every stored byte against its checksum; needs no password
   holdfast verify --read-data --max-duration 1h --unverified-for 30d --report report.json
 
 Nothing is ever changed. Exit code 13: damaged data was found; the report names the snapshots, sources and files hit.")]
@@ -77,6 +78,9 @@ pub struct VerifyArgs {
     /// Read a part: n/t, x% or a size
     #[arg(long, value_name = "SUBSET", value_parser = subset, conflicts_with = "read_data")]
     pub read_data_subset: Option<Subset>,
+    /// Read every stored byte and compare it with its checksum; needs no password
+    #[arg(long, conflicts_with_all = ["selectors", "read_data", "read_data_subset", "max_duration", "unverified_for", "host", "sources"])]
+    pub stored_only: bool,
     /// Stop after this time, what was read longest ago first
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub max_duration: Option<Duration>,

@@ -7,6 +7,7 @@ use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
 use crate::cli::json::{self, Kind};
+use crate::cli::log::LogLevel;
 use crate::cli::opening;
 
 use crate::cli::settings::{FilesSettings, PostgresSettings, Settings, SourceKindSettings, SourceSettings};
@@ -50,6 +51,9 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
     }
     let request = request(invocation, settings, args, sources)?;
     let repository = opening::open_for_writing(invocation, args.init)?;
+    // before anything is written
+    let parameters = repository.config.writer_parameters()?;
+    let own_folders = opening::own_folders(invocation, repository.config.repository)?;
     let catalog = opening::catalog(invocation, repository.config.repository)?;
     let (snapshots, unreadable) = load_snapshots(repository.store.as_ref(), &repository.keys, &catalog)?;
     let mut findings: Vec<String> = repository.findings.iter().map(opening::describe).collect();
@@ -60,6 +64,8 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
         store: Arc::clone(&repository.store) as Arc<dyn WriteStore>,
         keys: Arc::clone(&repository.keys),
         random: Arc::new(RealRandom),
+        parameters,
+        own_folders: &own_folders,
         clock: &invocation.clock,
         processes: &invocation.processes,
         observer: invocation.observer(),
@@ -310,8 +316,12 @@ fn print(invocation: &Invocation, report: &BackupReport) {
             "duration_seconds": seconds,
         });
         invocation.output.json(Kind::Summary, &body);
-        return;
     }
+    // in JSON all of this is in the summary, and the log wants it as lines
+    let say = |id: &str, text: &str| match invocation.global.json {
+        true => invocation.output.log(LogLevel::Info, id, "", text),
+        false => invocation.output.note(id, text),
+    };
     for source in &snapshot.sources {
         let text = match (&source.failure, &source.files) {
             (Some(reason), _) => format!("{}: FAILED: {reason}", source.name),
@@ -327,15 +337,18 @@ fn print(invocation: &Invocation, report: &BackupReport) {
                 format!("{}: {}{tables}; {} new", source.name, units::format_size(plain), units::format_size(added))
             }
         };
-        invocation.output.note("backup.source", &text);
+        say("backup.source", &text);
     }
     let text = format!(
         "saved {} in {seconds:.1} s, {} added to the repository",
         units::format_size(report.plain_bytes),
         units::format_size(report.stored_bytes),
     );
-    invocation.output.note("backup.summary", &text);
-    invocation.output.line(&snapshot.id.hex());
+    say("backup.summary", &text);
+    invocation.output.log(LogLevel::Info, "backup.snapshot", "", &format!("snapshot {}", snapshot.id.hex()));
+    if !invocation.global.json {
+        invocation.output.line(&snapshot.id.hex());
+    }
 }
 
 fn files_line(counts: &FileCounts) -> String {
@@ -345,7 +358,7 @@ fn files_line(counts: &FileCounts) -> String {
     );
     let extra = [
         (counts.excluded_by_rule, "left out by rules"),
-        (counts.excluded_by_default, "left out by default (.git, CACHEDIR.TAG)"),
+        (counts.excluded_by_default, "left out by default (.git, CACHEDIR.TAG, holdfast's own)"),
         (counts.unreadable, "unreadable"),
         (counts.changed_while_read, "changed while read"),
     ];

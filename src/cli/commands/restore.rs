@@ -6,6 +6,7 @@ use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
 use crate::cli::json::{self, Kind};
+use crate::cli::log::LogLevel;
 use crate::cli::opening::{self, Chosen, ReadingRepository};
 use crate::cli::output::{JsonMode, Output, display_path};
 use crate::cli::settings::SourceKindSettings;
@@ -123,7 +124,6 @@ fn lost_failure(snapshot: &Snapshot, report: &Report) -> Failure {
 fn print(invocation: &Invocation, report: &Report) {
     if invocation.global.json {
         invocation.output.json(Kind::Summary, report);
-        return;
     }
     let would = if report.dry_run { "would restore " } else { "" };
     for source in &report.sources {
@@ -138,14 +138,22 @@ fn print(invocation: &Invocation, report: &Report) {
             ),
             _ => format!("{}: {would}{}, {size}", source.name, source.written.join(", ")),
         };
-        invocation.output.note("restore.source", &text);
+        say(invocation, "restore.source", &text);
     }
     let done = if report.dry_run { "would restore" } else { "restored" };
     let mut text = format!("{done} {} to {}", format_size(report.bytes_restored), report.target);
     if report.left_out > 0 {
         text.push_str(&format!("; {} entries were left out, see the warnings", format_count(report.left_out)));
     }
-    invocation.output.note("restore.summary", &text);
+    say(invocation, "restore.summary", &text);
+}
+
+/// Says what the summary holds in JSON, where only the log wants it as a line.
+fn say(invocation: &Invocation, id: &str, text: &str) {
+    match invocation.global.json {
+        true => invocation.output.log(LogLevel::Info, id, "", text),
+        false => invocation.output.note(id, text),
+    }
 }
 
 /// Errors of a restore, for people.
@@ -320,10 +328,10 @@ fn server(invocation: &Invocation, source: &SourceRecord, to: &str) -> Result<(C
 fn print_database(invocation: &Invocation, report: &DatabaseReport) {
     if invocation.global.json {
         invocation.output.json(Kind::Summary, report);
-        return;
-    }
-    for note in &report.notes {
-        invocation.output.warning("restore.note", Some(&report.source), "", note);
+    } else {
+        for note in &report.notes {
+            invocation.output.warning("restore.note", Some(&report.source), "", note);
+        }
     }
     let rows = match report.tables_compared {
         0 => "no rows were recorded to compare".to_owned(),
@@ -331,7 +339,7 @@ fn print_database(invocation: &Invocation, report: &DatabaseReport) {
     };
     let size = format_size(report.bytes_restored);
     let text = format!("restored {} ({size}) into {}; {rows}", report.source, report.target);
-    invocation.output.note("restore.summary", &text);
+    say(invocation, "restore.summary", &text);
 }
 
 fn different_rows(report: &DatabaseReport) -> Failure {

@@ -6,17 +6,25 @@ use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
 use crate::cli::json::{self, Kind};
+use crate::cli::log::LogLevel;
 use crate::cli::opening::{self, ReadingRepository};
 use crate::domain::units;
-use crate::ops::verify::{self, Affected, PackSelection, VerifyError, VerifyOptions, VerifyReport, VerifyScope};
+use crate::ops::verify::{
+    self, Affected, PackSelection, VerifyError, VerifyFinding, VerifyOptions, VerifyReport, VerifyScope,
+};
 use crate::repository::error::RepoError;
+use crate::repository::{self, open};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Affected files printed for each stream; the JSON report names more.
 const PATHS_SHOWN: usize = 10;
 
 /// Verifies and says what it found.
 pub(crate) fn run(invocation: &Invocation, args: &VerifyArgs) -> Result<ExitCode, Failure> {
+    if args.stored_only {
+        return stored_only(invocation, args);
+    }
     let opened = opening::open_for_reading(invocation)?;
     let options = VerifyOptions {
         scope: scope(invocation, &opened, args)?,
@@ -27,20 +35,53 @@ pub(crate) fn run(invocation: &Invocation, args: &VerifyArgs) -> Result<ExitCode
     let catalog = opening::catalog(invocation, opened.repository.config.repository)?;
     let (clock, observer, cancel) = (&invocation.clock, invocation.observer(), &invocation.cancel);
     let report = verify::run(&opened.reading, &catalog, &options, clock, observer, cancel);
-    let report = report.map_err(|error| match error {
+    say(invocation, args, &report.map_err(failure_of)?)
+}
+
+/// Without opening the repository: no password is asked for, and one that is set is not used.
+fn stored_only(invocation: &Invocation, args: &VerifyArgs) -> Result<ExitCode, Failure> {
+    use repository::Error::{NewerVersion, NoRepository};
+    let store = Arc::new(opening::locate(invocation)?);
+    // only to tell a damaged repository from none and from a newer one
+    if let Err(error @ (NoRepository { .. } | NewerVersion { .. })) = open::open(Arc::clone(&store), None) {
+        return Err(error.into());
+    }
+    let report = verify::stored::run_stored(store.as_ref(), invocation.observer(), &invocation.cancel);
+    say(invocation, args, &report.map_err(failure_of)?)
+}
+
+fn failure_of(error: VerifyError) -> Failure {
+    match error {
         VerifyError::Repository(RepoError::Interrupted) => Failure::from(crate::ops::cancel::Cancelled),
         VerifyError::Repository(error) => Failure::from(error),
         VerifyError::Cancelled(cancelled) => Failure::from(cancelled),
-    })?;
+    }
+}
+
+/// Writes and prints the report.
+fn say(invocation: &Invocation, args: &VerifyArgs, report: &VerifyReport) -> Result<ExitCode, Failure> {
     if let Some(path) = &args.report {
-        write_report(path, &report)?;
+        write_report(path, report)?;
     }
     if invocation.global.json {
-        invocation.output.json(Kind::Result, &report);
+        invocation.output.json(Kind::Result, report);
     } else {
-        print(invocation, &report);
+        print(invocation, report);
     }
-    conclude(&report)
+    for VerifyFinding { object, problem, reason } in &report.findings {
+        let message = format!("is {problem}: {reason}");
+        invocation.output.log(LogLevel::Warn, "verify.finding", object, &message);
+    }
+    let (mode, findings) = (report.mode, report.findings.len() as u64 + report.findings_omitted);
+    let read = units::format_size(report.stored_bytes_read);
+    let text = format!("{mode}: {findings} findings; {} packs and {read} read in full", report.packs_read);
+    invocation.output.log(LogLevel::Info, "verify.summary", "", &text);
+    conclude(report)
+}
+
+/// True when all that is known comes from checksums: nothing can be said about snapshots and their data.
+fn is_stored_only(report: &VerifyReport) -> bool {
+    report.mode == verify::stored::MODE
 }
 
 fn scope(invocation: &Invocation, opened: &ReadingRepository, args: &VerifyArgs) -> Result<VerifyScope, Failure> {
@@ -86,7 +127,8 @@ fn print(invocation: &Invocation, report: &VerifyReport) {
     for affected in &report.affected {
         print_affected(invocation, affected);
     }
-    if report.is_damaged() && report.affected.is_empty() && report.unreadable_snapshots.is_empty() {
+    let no_loss = report.affected.is_empty() && report.unreadable_snapshots.is_empty();
+    if report.is_damaged() && no_loss && !is_stored_only(report) {
         output.line("No data of a snapshot is lost as far as was verified: second copies serve, or nothing needs it");
     }
     let size = units::format_size;
@@ -111,6 +153,9 @@ fn print(invocation: &Invocation, report: &VerifyReport) {
     if !report.is_damaged() {
         let snapshots = report.snapshots;
         output.line(&format!("No damage found; {snapshots} snapshots, {} packs", report.packs));
+        if is_stored_only(report) {
+            output.note("verify.stored_only", "What only the key can tell, missing packs among it, was not looked for");
+        }
     }
 }
 
@@ -147,6 +192,9 @@ fn conclude(report: &VerifyReport) -> Result<ExitCode, Failure> {
         || report.notes.iter().any(|n| n.code == "pack.unindexed");
     let failure =
         if index { failure.hint("`holdfast repair index` makes the index anew from the packs") } else { failure };
+    if is_stored_only(report) {
+        return Err(failure.hint("run `holdfast verify --read-data` with the key to see which data is hit"));
+    }
     Err(if report.affected.is_empty() && report.unreadable_snapshots.is_empty() {
         failure.hint("no data is lost as far as was verified; check the disk before more is damaged")
     } else {

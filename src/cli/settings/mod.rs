@@ -80,7 +80,7 @@ pub struct Settings {
     pub enabled: bool,
     /// Names that limit a run (`HOLDFAST_SCOPE`); empty: no limit.
     pub scope: Vec<String>,
-    /// The log filter (`HOLDFAST_LOG`).
+    /// The level of the log (`HOLDFAST_LOG`), as it was written.
     pub log: Option<String>,
     /// Renewals of progress per second.
     pub progress_fps: Option<f64>,

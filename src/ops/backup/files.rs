@@ -24,7 +24,8 @@ use crate::source::files::rules::Rules;
 use crate::source::files::walk::{Walk, WalkOptions};
 use aws_lc_rs::digest::{Context, SHA256};
 use std::cmp::Ordering;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Bytes of the tree and of identities gathered before they go to their streams.
 const PIECE_BYTES: usize = 256 << 10;
@@ -156,7 +157,13 @@ pub(super) fn save(
     let rules = Rules::new(scope.exclude, scope.default_excludes)
         .map_err(|error| SourceError::Content { subject: "The exclude rule".to_owned(), reason: error.to_string() })?;
     let owners = Owners::default();
-    let options = WalkOptions { rules, one_file_system: scope.one_file_system, owners: owners.clone(), threads: 2 };
+    let options = WalkOptions {
+        rules,
+        one_file_system: scope.one_file_system,
+        own_folders: saving.means.own_folders.iter().filter_map(|path| identity(path)).collect(),
+        owners: owners.clone(),
+        threads: 2,
+    };
     let mut walk = Walk::new(&scope.roots, options)?;
     let mut run = FilesRun::new(saving, session, owners)?;
     while let Some(found) = walk.next() {
@@ -168,11 +175,27 @@ pub(super) fn save(
         for warning in walk.take_warnings() {
             run.warn(record, warning);
         }
+        say_left_out(saving, &mut walk);
     }
     for warning in walk.take_warnings() {
         run.warn(record, warning);
     }
+    say_left_out(saving, &mut walk);
     run.close(session, &walk, record, proofs)
+}
+
+/// Device and inode of a folder; none when it is not there.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Notes holdfast's own folders that the walk left out.
+fn say_left_out(saving: &Saving<'_>, walk: &mut Walk) {
+    for path in walk.take_own_folders() {
+        let shown = String::from_utf8_lossy(&path).into_owned();
+        let message = format!("{}: {shown} is left out: it is holdfast's own repository, cache or state", saving.name);
+        saving.means.observer.event(&Event::Note { code: "file.own_folder", message: &message });
+    }
 }
 
 impl<'a> FilesRun<'a> {

@@ -3,6 +3,7 @@
 use crate::domain::id::{RepositoryId, SnapshotId, VersionId};
 use crate::domain::snapshot::{FileCounts, Snapshot, StreamRecord, StreamRole, SystemInfo};
 use crate::domain::system::{FixedClock, Random, SeededRandom};
+use crate::format::config_object::WriterParameters;
 use crate::format::seal::{Keys, Suite};
 use crate::ops::backup::{self, BackupMeans, BackupReport, BackupRequest, SourceFrom, SourceRequest};
 use crate::ops::cancel::Cancel;
@@ -70,6 +71,8 @@ impl World {
             store: Arc::new(self.store.clone()) as Arc<dyn WriteStore>,
             keys: Arc::clone(&self.keys),
             random: Arc::clone(&self.random),
+            parameters: WriterParameters::DEFAULT,
+            own_folders: &[],
             // every file is long settled; each run is newer than the one before
             clock: &FixedClock(Mutex::new(
                 jiff::Timestamp::from_second(4_000_000_000 + snapshots.len() as i64).unwrap(),
@@ -144,9 +147,9 @@ impl World {
         let id = SnapshotId(self.random.bytes());
         let start = SessionStart { id, host: "h".into(), process: 1, started_ns: 0, sources: Vec::new() };
         let store: Arc<dyn WriteStore> = Arc::new(self.store.clone());
-        let load = |store: &dyn WriteStore, keys: &Arc<Keys>| Ok(index_loader::load(store, keys, None)?.0);
+        let load = |store: &dyn WriteStore, keys: &Arc<Keys>, _: &_| Ok(index_loader::load(store, keys, None)?.0);
         let (keys, random) = (Arc::clone(&self.keys), Arc::clone(&self.random));
-        let mut session = BackupSession::begin(store, keys, random, &start, load).unwrap();
+        let mut session = BackupSession::begin(store, keys, random, &WriterParameters::DEFAULT, &start, load).unwrap();
         let mut changed = Snapshot { id, time_ns: snapshot.time_ns + 1, ..snapshot.clone() };
         let streams = &mut changed.sources[0].streams;
         match identities {

@@ -15,6 +15,7 @@ use super::observer::{Event, Observer};
 use crate::domain::id::{SnapshotId, VersionId};
 use crate::domain::snapshot::{GitInfo, Snapshot, SourceKind, SourceRecord, SourceWarning, StreamRole, SystemInfo};
 use crate::domain::system::{Clock, Random};
+use crate::format::config_object::WriterParameters;
 use crate::format::seal::Keys;
 use crate::repository::error::RepoError;
 use crate::repository::session::{self, BackupSession, SessionStart};
@@ -154,6 +155,10 @@ pub struct BackupMeans<'a> {
     pub keys: Arc<Keys>,
     /// For ids.
     pub random: Arc<dyn Random>,
+    /// What its writers have agreed on.
+    pub parameters: WriterParameters,
+    /// Folders of holdfast itself (repository, caches, state), which are left out of files sources.
+    pub own_folders: &'a [PathBuf],
     /// The time.
     pub clock: &'a dyn Clock,
     /// Starts programs.
@@ -254,6 +259,7 @@ pub fn run(means: &BackupMeans<'_>, request: BackupRequest) -> Result<BackupRepo
         Arc::clone(&means.store),
         Arc::clone(&means.keys),
         Arc::clone(&means.random),
+        &means.parameters,
         &start,
         |store, keys, excluded| {
             let (index, report) = index_loader::load_without(store, keys, means.cache, excluded)?;

@@ -71,7 +71,7 @@ fn save_stream(
     }
     let proof = match stream.finish() {
         Ok(proof) => proof,
-        Err(SourceError::Content { .. }) if plain_bytes == 0 && saving.allow_empty => StreamProof::default(),
+        Err(SourceError::Empty { .. }) if plain_bytes == 0 && saving.allow_empty => StreamProof::default(),
         Err(error) => return Err(error.into()),
     };
     let stored = writer.finish(session)?;

@@ -36,7 +36,7 @@ pub(super) fn execute(
     report: &mut PruneReport,
 ) -> Result<Own, PruneError> {
     let (writer, keys, random) = (Arc::clone(&means.writer), Arc::clone(&means.keys), Arc::clone(&means.random));
-    let mut writer = PackWriter::for_rewriting(writer, keys, random, PACK_BYTES_MIN);
+    let mut writer = PackWriter::new(writer, keys, random).with_target(&means.parameters).for_rewriting(PACK_BYTES_MIN);
     let mut written = Vec::new();
     match write_and_prove(means, &view, &plan, &mut writer, &mut written, report) {
         Ok(gone) => publish_and_condemn(means, view, plan, written, gone, report),

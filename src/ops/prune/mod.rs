@@ -15,6 +15,7 @@ use super::observer::{Event, Observer};
 use crate::domain::id::{CondemnedId, PackId, SnapshotId, VersionId};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::system::{Clock, Random};
+use crate::format::config_object::WriterParameters;
 use crate::format::seal::Keys;
 use crate::repository::condemned;
 use crate::repository::error::RepoError;
@@ -72,6 +73,8 @@ pub struct PruneMeans<'a> {
     pub reader: Arc<dyn ReadStore>,
     /// Its keys.
     pub keys: Arc<Keys>,
+    /// What the repository's writers agreed on.
+    pub parameters: WriterParameters,
     /// For ids.
     pub random: Arc<dyn Random>,
     /// The time; for records only.
@@ -388,7 +391,7 @@ fn begin(means: &PruneMeans<'_>) -> Result<BackupSession, PruneError> {
     };
     let (writer, keys, random) = (Arc::clone(&means.writer), Arc::clone(&means.keys), Arc::clone(&means.random));
     let mut loaded = index_loader::LoadReport::default();
-    let session = BackupSession::begin(writer, keys, random, &start, |store, keys, excluded| {
+    let session = BackupSession::begin(writer, keys, random, &means.parameters, &start, |store, keys, excluded| {
         let (index, report) = index_loader::load_without(store, keys, means.cache, excluded)?;
         loaded = report;
         Ok(index)

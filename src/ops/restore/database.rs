@@ -33,6 +33,8 @@ pub struct DatabaseReport {
     pub target: String,
     /// Bytes of the dump or image.
     pub bytes_restored: u64,
+    /// Plain bytes of all segments that were decompressed for it.
+    pub decoded_bytes: u64,
     /// Tables whose rows were compared.
     pub tables_compared: u64,
     /// Tables whose rows are not those of the snapshot.
@@ -113,6 +115,7 @@ pub fn to_postgres(
     cancel: &Cancel,
 ) -> Result<DatabaseReport, Error> {
     let stream = data_stream(source)?;
+    let decoded_before = reading.packs.counters.decoded();
     let major = server_major(means.connection).map_err(TargetError::Client)?;
     // A newer client sets what an older server does not know.
     let tools = client::find(means.processes, means.search, Some(major)).map_err(TargetError::Client)?;
@@ -122,7 +125,9 @@ pub fn to_postgres(
     copy(reading, source, stream, observer, cancel, |bytes| restore.write(bytes))?;
     let report = restore.finish(&source.tables)?;
     observer.event(&Event::SourceFinished { source: &source.name, failure: None });
-    Ok(summary(snapshot, source, stream, means.connection.without_password(), report))
+    let decoded_bytes = reading.packs.counters.decoded() - decoded_before;
+    let target = means.connection.without_password();
+    Ok(DatabaseReport { decoded_bytes, ..summary(snapshot, source, stream, target, report) })
 }
 
 /// Restores an image into a file that it creates.
@@ -138,12 +143,15 @@ pub fn to_sqlite(
     cancel: &Cancel,
 ) -> Result<DatabaseReport, Error> {
     let stream = data_stream(source)?;
+    let decoded_before = reading.packs.counters.decoded();
     begin(source, stream, observer);
     let mut restore = SqliteRestore::create(path)?;
     copy(reading, source, stream, observer, cancel, |bytes| restore.write(bytes))?;
     let report = restore.finish(&source.tables)?;
     observer.event(&Event::SourceFinished { source: &source.name, failure: None });
-    Ok(summary(snapshot, source, stream, path.display().to_string(), report))
+    let decoded_bytes = reading.packs.counters.decoded() - decoded_before;
+    let target = path.display().to_string();
+    Ok(DatabaseReport { decoded_bytes, ..summary(snapshot, source, stream, target, report) })
 }
 
 fn data_stream(source: &SourceRecord) -> Result<&StreamRecord, Error> {
@@ -222,6 +230,7 @@ fn summary(
         source: source.name.clone(),
         target,
         bytes_restored: stream.plain_bytes,
+        decoded_bytes: 0,
         tables_compared: report.tables_compared,
         differences: report.differences.into_iter().map(difference).collect(),
         notes: report.notes,

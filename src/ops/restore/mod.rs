@@ -63,6 +63,9 @@ pub struct Report {
     pub bytes_restored: u64,
     /// Files restored, streams among them.
     pub files_restored: u64,
+    /// Plain bytes of all segments that were decompressed for it. Compared with `bytes_restored` it says what the
+    /// restore of an old version costs; trees of files count here and not there.
+    pub decoded_bytes: u64,
 }
 
 impl Report {
@@ -292,6 +295,7 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<Report, Error> {
     check_target(&options.target)?;
+    let decoded_before = reading.packs.counters.decoded();
     let sources = choose(snapshot, history, &options.selection)?;
     let report = Report {
         snapshot_id: snapshot.id.hex(),
@@ -336,6 +340,7 @@ pub fn run(
     }
     let last = restorer.finish()?;
     run.found(None, last.warnings);
+    run.report.decoded_bytes = reading.packs.counters.decoded() - decoded_before;
     Ok(run.report)
 }
 

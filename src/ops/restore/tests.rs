@@ -71,6 +71,8 @@ impl World {
             store: Arc::new(self.store.clone()),
             keys: Arc::clone(&self.keys),
             random: Arc::clone(&self.random) as Arc<_>,
+            parameters: crate::format::config_object::WriterParameters::DEFAULT,
+            own_folders: &[],
             clock: &clock(time_s),
             processes: &SystemProcesses::default(),
             observer: &Silent,

@@ -3,7 +3,8 @@
 //! Three scopes. *Structure*: every object that is not a pack is read in full, every pack is there with its length and
 //! table, every record of every snapshot leads to bytes that exist, and the newest snapshot of each source is decoded
 //! and compared with its proof. *Snapshots*: the data of some snapshots. *Read data*: the structure, and every byte of
-//! the packs, both as stored (checksums) and as plain bytes (every blob opened, every chunk identified again).
+//! the packs, both as stored (checksums) and as plain bytes (every blob opened, every chunk identified again). Without
+//! a key there is [`stored`]: every byte against the checksums beside it.
 //!
 //! Invariants: nothing is ever written to the repository; one bad object never ends the run; any wrong stored byte is
 //! a finding, also where a second copy serves.
@@ -13,6 +14,7 @@ mod objects;
 mod packs;
 mod records;
 mod report;
+pub mod stored;
 mod streams;
 mod structure;
 

@@ -58,7 +58,7 @@ pub struct Affected {
 /// The outcome of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
-    /// `structure`, `snapshots` or `read-data`.
+    /// `structure`, `snapshots`, `read-data` or `stored-only`.
     pub mode: &'static str,
     /// False when a time limit ended the run before everything wanted was read.
     pub complete: bool,

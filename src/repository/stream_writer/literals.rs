@@ -2,7 +2,6 @@
 
 use super::{BULK_RUN_BYTES, StreamWriter};
 use crate::domain::id::{ChunkId, VersionId};
-use crate::format::chunker::CHUNK_BYTES_MAX;
 use crate::format::slice::OWN;
 use crate::recipe::matcher::Copy;
 use crate::recipe::run::PARENT;
@@ -61,7 +60,7 @@ impl StreamWriter {
         }
         while at < bytes.len() {
             let rest = bytes.get(at..).unwrap_or_default();
-            if !last && rest.len() < CHUNK_BYTES_MAX {
+            if !last && rest.len() < session.chunker.max_bytes() {
                 break;
             }
             let length = session.chunker.cut(rest);

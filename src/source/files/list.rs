@@ -28,6 +28,8 @@ const IGNORE_FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) one_file_system: bool,
+    /// Device and inode of the directories that are never entered.
+    pub(crate) own_folders: Arc<[(u64, u64)]>,
     pub(crate) owners: Owners,
 }
 
@@ -82,6 +84,8 @@ pub(crate) struct Listing {
     pub(crate) excluded_by_rule: u64,
     pub(crate) excluded_by_default: u64,
     pub(crate) unreadable: u64,
+    /// Paths of holdfast's own folders, which were left out.
+    pub(crate) own_folders: Vec<Vec<u8>>,
     /// A root is gone or closed to us: the source fails.
     pub(crate) failure: Option<SourceError>,
 }
@@ -349,6 +353,11 @@ impl Look<'_> {
             Err(error) => return self.listing.note(&path, error, "The entry"),
         };
         let is_directory = facts.file_type == FileType::Directory;
+        if is_directory && self.context.own_folders.contains(&(facts.device, facts.inode)) {
+            // No root lies in one: that was refused before the walk began.
+            self.listing.excluded_by_default += 1;
+            return self.listing.own_folders.push(path);
+        }
         if kind == FileType::Unknown {
             excluded = self.exclusion(&path, is_directory);
             if excluded.is_some() && place.is_none() {

@@ -40,7 +40,9 @@ pub(crate) struct Plan {
 }
 
 /// Resolves the roots, each of which must exist and be readable.
-pub(crate) fn plan(roots: &[PathBuf], rules: &Rules) -> Result<Plan, SourceError> {
+///
+/// A root in one of holdfast's own folders (device and inode) fails.
+pub(crate) fn plan(roots: &[PathBuf], rules: &Rules, own_folders: &[(u64, u64)]) -> Result<Plan, SourceError> {
     let mut links = Vec::new();
     let mut known_as: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
     let mut warnings = Vec::new();
@@ -50,6 +52,12 @@ pub(crate) fn plan(roots: &[PathBuf], rules: &Rules) -> Result<Plan, SourceError
         let real = resolve(given, &mut links)
             .and_then(|real| check_readable(&real).map(|()| real))
             .map_err(|error| path_error("read", given, error))?;
+        if is_in_own_folder(&real, own_folders) {
+            return Err(SourceError::Content {
+                subject: root.display().to_string(),
+                reason: "lies in holdfast's own repository, cache or state, which is never saved into itself".into(),
+            });
+        }
         if links.len() > before {
             let shown = String::from_utf8_lossy(&real).into_owned();
             let message = format!("The path leads through a symbolic link: the link is stored, and {shown} is walked");
@@ -138,6 +146,19 @@ fn resolve(given: &[u8], links: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, Errno> {
         }
     }
     Ok(if real.is_empty() { b"/".to_vec() } else { real })
+}
+
+/// True when a directory on the way to a path, or what it names, is one of those.
+fn is_in_own_folder(real: &[u8], own_folders: &[(u64, u64)]) -> bool {
+    let ends = real.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    !own_folders.is_empty()
+        && ends.chain([real.len()]).any(|end| {
+            let stat = rustix::fs::statat(CWD, real.get(..end).unwrap_or(real), rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
+            stat.is_ok_and(|stat| {
+                let facts = Facts::from_stat(&stat);
+                own_folders.contains(&(facts.device, facts.inode))
+            })
+        })
 }
 
 /// A root that cannot be opened fails the source at once, before anything is stored.

@@ -26,6 +26,9 @@ pub struct WalkOptions {
     pub rules: Rules,
     /// Stay on the file system of each root; the directories where others are mounted are kept, empty.
     pub one_file_system: bool,
+    /// Device and inode of holdfast's own folders. They are left out wherever they are met, whatever the rules say: a
+    /// repository that held itself would grow by all of itself each time.
+    pub own_folders: Vec<(u64, u64)>,
     /// Threads that list ahead, beside the caller's own.
     pub threads: usize,
     /// Owners' names, to be shared with a [`super::read::FileReader`].
@@ -34,7 +37,8 @@ pub struct WalkOptions {
 
 impl Default for WalkOptions {
     fn default() -> Self {
-        Self { rules: Rules::default(), one_file_system: false, threads: 1, owners: Owners::default() }
+        let own_folders = Vec::new();
+        Self { rules: Rules::default(), one_file_system: false, own_folders, threads: 1, owners: Owners::default() }
     }
 }
 
@@ -51,6 +55,7 @@ pub struct Walk {
     links: HashMap<(u64, u64), FirstName>,
     counts: FileCounts,
     warnings: Vec<SourceWarning>,
+    own_folders: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -72,10 +77,12 @@ impl Walk {
     /// an entry, and what it leads to is walked under its real path.
     ///
     /// # Errors
-    /// [`SourceError::Path`] when a root is missing, unreadable or not absolute.
+    /// [`SourceError::Path`] when a root is missing, unreadable or not absolute; [`SourceError::Content`] when it is in
+    /// one of holdfast's own folders.
     pub fn new(roots: &[PathBuf], options: WalkOptions) -> Result<Self, SourceError> {
-        let plan = plan(roots, &options.rules)?;
-        let context = Context { one_file_system: options.one_file_system, owners: options.owners };
+        let plan = plan(roots, &options.rules, &options.own_folders)?;
+        let WalkOptions { one_file_system, owners, .. } = options;
+        let context = Context { one_file_system, own_folders: options.own_folders.into(), owners };
         let mut top = None;
         let mut scan = None;
         if let Some(rules) = &plan.top.root {
@@ -95,12 +102,18 @@ impl Walk {
             links: HashMap::new(),
             counts: FileCounts::default(),
             warnings: plan.warnings,
+            own_folders: Vec::new(),
         })
     }
 
     /// Findings since the last call. To be asked for now and then: they wait in memory.
     pub fn take_warnings(&mut self) -> Vec<SourceWarning> {
         std::mem::take(&mut self.warnings)
+    }
+
+    /// Paths of holdfast's own folders that were left out since the last call.
+    pub fn take_own_folders(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.own_folders)
     }
 
     /// Counters so far: recorded, excluded and unreadable. What was new, changed or unmodified the caller knows.
@@ -123,6 +136,7 @@ impl Walk {
         self.counts.excluded_by_default += listing.excluded_by_default;
         self.counts.unreadable += listing.unreadable;
         self.warnings.append(&mut listing.warnings);
+        self.own_folders.append(&mut listing.own_folders);
         if let Some(failure) = listing.failure {
             return Err(failure);
         }

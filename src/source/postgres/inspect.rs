@@ -67,6 +67,11 @@ impl Inspector {
         self.bytes
     }
 
+    /// True when no byte came and none was promised.
+    pub fn may_be_empty(&self) -> bool {
+        self.bytes == 0 && self.promise == Promise::Anything
+    }
+
     /// Takes the next bytes.
     pub fn feed(&mut self, input: &[u8]) {
         self.bytes += input.len() as u64;

@@ -120,6 +120,8 @@ pub const KIND_INDEX: u8 = 5;
 pub const KIND_SNAPSHOT: u8 = 6;
 /// Type byte of a session part.
 pub const KIND_SESSION: u8 = 7;
+/// Type byte of a tombstone. 8 is left for the body of a condemned record, so that blobs and objects count alike.
+pub const KIND_TOMBSTONE: u8 = 9;
 /// The ordinal of a pack's table.
 pub const TABLE_ORDINAL: u32 = u32::MAX;
 

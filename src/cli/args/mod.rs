@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod config;
 pub mod dump;
+pub mod forget;
 pub mod generate;
 pub mod global;
 pub mod init;
@@ -81,6 +82,12 @@ pub enum Command {
     /// Prove that what is stored is whole
     #[command(visible_alias = "check")]
     Verify(verify::VerifyArgs),
+    /// Hide snapshots, by policy or by name
+    Forget(Box<forget::ForgetArgs>),
+    /// Forget the named snapshots, after asking
+    Remove(forget::RemoveArgs),
+    /// Bring forgotten snapshots back
+    Undelete(forget::UndeleteArgs),
     /// Manage passwords and key files
     Key(key::KeyArgs),
     /// Build derived data anew

@@ -4,6 +4,7 @@
 pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod dump;
+pub(crate) mod forget;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod key;
@@ -13,6 +14,7 @@ pub(crate) mod restore;
 pub(crate) mod secret_file;
 pub(crate) mod snapshots;
 pub(crate) mod stats;
+pub(crate) mod undelete;
 pub(crate) mod verify;
 
 use super::args::Command;
@@ -33,6 +35,9 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Snapshots(args) => snapshots::run(invocation, args),
         Command::Ls(args) => ls::run(invocation, args),
         Command::Stats(args) => stats::run(invocation, args),
+        Command::Forget(args) => forget::run(invocation, args),
+        Command::Remove(args) => forget::remove(invocation, args),
+        Command::Undelete(args) => undelete::run(invocation, args),
         Command::Key(args) => key::run(invocation, args),
         Command::Config(args) => config::run(invocation, args),
         Command::Verify(args) => verify::run(invocation, args),

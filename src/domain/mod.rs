@@ -2,6 +2,7 @@
 
 pub mod entry;
 pub mod id;
+pub mod retention;
 pub mod selector;
 pub mod snapshot;
 pub mod system;

@@ -251,6 +251,13 @@ impl Snapshot {
         Series { host: self.system.host.clone(), sources }
     }
 
+    /// True when the run looked wrong for this source: for those with a finding whose code begins with `suspect.`, and
+    /// for every source when the run is suspect and no finding says for which.
+    pub fn is_suspect_for(&self, source: &str) -> bool {
+        let found = |record: &SourceRecord| record.warnings.iter().any(|w| w.code.starts_with("suspect."));
+        self.suspect.is_some() && (self.source(source).is_some_and(found) || !self.sources.iter().any(found))
+    }
+
     /// True when every source succeeded and nothing was left out for an error.
     pub fn is_complete(&self) -> bool {
         self.sources.iter().all(|s| s.failure.is_none() && !s.warnings.iter().any(|w| w.incomplete))

@@ -113,16 +113,28 @@ pub fn format_size_exact(bytes: u64) -> String {
 /// # Errors
 /// [`ParseUnitError`] when it is no duration or too long.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseUnitError> {
+    let too_large = || ParseUnitError::TooLarge(text.to_owned());
+    let (days, rest) = parse_days_and_time(text)?;
+    let days = days.checked_mul(86_400_000).map(Duration::from_millis).ok_or_else(too_large)?;
+    days.checked_add(rest).filter(|sum| u64::try_from(sum.as_millis()).is_ok()).ok_or_else(too_large)
+}
+
+/// Reads a duration as [`parse_duration`] does, but keeps days (and weeks, seven each) apart from hours and less, for
+/// callers to whom a day is a day of the calendar.
+///
+/// # Errors
+/// [`ParseUnitError`] when it is no duration or too long.
+pub fn parse_days_and_time(text: &str) -> Result<(u64, Duration), ParseUnitError> {
     let wrong = || ParseUnitError::Duration(text.to_owned());
     let too_large = || ParseUnitError::TooLarge(text.to_owned());
     let mut rest = text.trim();
     if rest == "0" {
-        return Ok(Duration::ZERO);
+        return Ok((0, Duration::ZERO));
     }
     if rest.is_empty() {
         return Err(wrong());
     }
-    let mut total_ms: u64 = 0;
+    let (mut days, mut time_ms): (u64, u64) = (0, 0);
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, tail) = rest.split_at(digits);
@@ -132,20 +144,20 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseUnitError> {
         let tail = tail.trim_start();
         let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
-        let factor_ms: u64 = match unit.to_ascii_lowercase().as_str() {
-            "ms" => 1,
-            "s" | "sec" | "second" | "seconds" => 1000,
-            "m" | "min" | "minute" | "minutes" => 60_000,
-            "h" | "hour" | "hours" => 3_600_000,
-            "d" | "day" | "days" => 86_400_000,
-            "w" | "week" | "weeks" => 604_800_000,
+        let (sum, factor): (&mut u64, u64) = match unit.to_ascii_lowercase().as_str() {
+            "ms" => (&mut time_ms, 1),
+            "s" | "sec" | "second" | "seconds" => (&mut time_ms, 1000),
+            "m" | "min" | "minute" | "minutes" => (&mut time_ms, 60_000),
+            "h" | "hour" | "hours" => (&mut time_ms, 3_600_000),
+            "d" | "day" | "days" => (&mut days, 1),
+            "w" | "week" | "weeks" => (&mut days, 7),
             _ => return Err(wrong()),
         };
         let number: u64 = number.parse().map_err(|_| too_large())?;
-        total_ms = number.checked_mul(factor_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(too_large)?;
+        *sum = number.checked_mul(factor).and_then(|more| sum.checked_add(more)).ok_or_else(too_large)?;
         rest = tail.trim_start();
     }
-    Ok(Duration::from_millis(total_ms))
+    Ok((days, Duration::from_millis(time_ms)))
 }
 
 /// A duration for people: `0.4s`, `12s`, `1m 30s`, `2h 5m`, `3d 4h`.

@@ -140,6 +140,8 @@ pub const KIND_SNAPSHOT: u8 = 6;
 pub const KIND_SESSION: u8 = 7;
 /// Type byte of a condemned record.
 pub const KIND_CONDEMNED: u8 = 10;
+/// Type byte of a tombstone.
+pub const KIND_TOMBSTONE: u8 = 9;
 /// The ordinal of a pack's table.
 pub const TABLE_ORDINAL: u32 = u32::MAX;
 

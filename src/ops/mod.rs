@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod cancel;
 pub mod dump;
+pub mod forget;
 pub mod git_info;
 pub mod ls;
 pub mod observer;
@@ -13,4 +14,5 @@ pub mod repair_index;
 pub mod restore;
 pub mod stats;
 pub mod system_info;
+pub mod undelete;
 pub mod verify;

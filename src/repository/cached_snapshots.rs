@@ -6,6 +6,7 @@
 use super::error::{RepoError, Result};
 use super::reading::UnreadableSnapshot;
 use super::snapshots::{self, LoadedSnapshot, SNAPSHOT_BYTES_MAX};
+use super::tombstones;
 use crate::catalog::Catalog;
 use crate::domain::id::{Digest, SnapshotId};
 use crate::format::seal::Keys;
@@ -16,8 +17,9 @@ use std::collections::HashSet;
 /// New records are handed to the catalog in groups of this many.
 const GROUP: usize = 256;
 
-/// Loads every snapshot that can be read, newest first; the others are returned beside them. A snapshot whose first
-/// copy is damaged is never kept, so that the damage is met again each time.
+/// Loads every visible snapshot that can be read, newest first; the others are returned beside them. A snapshot whose
+/// first copy is damaged is never kept, so that the damage is met again each time. Forgotten snapshots are not visible;
+/// one whose tombstone cannot be read is, and says so in [`LoadedSnapshot::healed`].
 ///
 /// # Errors
 /// Storage errors other than damage.
@@ -27,9 +29,11 @@ pub fn load_snapshots(
     catalog: &Catalog,
 ) -> Result<(Vec<LoadedSnapshot>, Vec<UnreadableSnapshot>)> {
     let listed = snapshots::list(store)?;
+    // After the snapshots: one that was forgotten in between is hidden, and none is hidden too early.
+    let mut forgotten = tombstones::load(store, keys)?;
     let known: HashSet<SnapshotId> = catalog.snapshot_ids().into_iter().collect();
     let (mut good, mut bad, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
-    for &id in &listed {
+    for &id in listed.iter().filter(|id| !forgotten.hides(**id)) {
         if known.contains(&id)
             && let Some(snapshot) = kept(keys, catalog, id)
         {
@@ -57,6 +61,12 @@ pub fn load_snapshots(
         }
     }
     catalog.put_snapshots(&fresh);
+    for loaded in &mut good {
+        if let Some(error) = forgotten.damaged.remove(&loaded.snapshot.id) {
+            let also = loaded.healed.take().map(|healed| format!("; {healed}")).unwrap_or_default();
+            loaded.healed = Some(format!("{error}; the snapshot counts as not forgotten{also}"));
+        }
+    }
     let listed: HashSet<SnapshotId> = listed.into_iter().collect();
     let gone: Vec<SnapshotId> = known.difference(&listed).copied().collect();
     catalog.drop_snapshots(&gone);

@@ -23,6 +23,7 @@ pub mod session;
 pub mod snapshots;
 pub mod stream_reader;
 pub mod stream_writer;
+pub mod tombstones;
 
 use crate::domain::id::KeySlotId;
 use crate::format;

@@ -19,7 +19,7 @@ pub struct LoadedSnapshot {
     pub snapshot: Snapshot,
     /// Digest of the stored bytes of copy 0, or of copy 1 when copy 0 is damaged; names the record in later heads.
     pub digest: Digest,
-    /// Damage of the first copy that the second made good.
+    /// Damage of the first copy that the second made good, or of a tombstone that therefore hides nothing.
     pub healed: Option<String>,
 }
 

@@ -32,6 +32,8 @@ pub enum ObjectKind {
     Snapshot,
     /// `fenced/ID/PART`: a session declared dead.
     Fenced,
+    /// `forgotten/ID`: the tombstone of a snapshot that is hidden.
+    Forgotten,
     /// `condemned/ID`: packs that a prune is about to delete.
     Condemned,
     /// `quarantine/ab/ID`: packs found damaged, kept for repair.
@@ -42,7 +44,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// All kinds, in reading order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Config,
         Self::Key,
         Self::Snapshot,
@@ -50,6 +52,7 @@ impl ObjectKind {
         Self::Pack,
         Self::Session,
         Self::Fenced,
+        Self::Forgotten,
         Self::Condemned,
         Self::Quarantine,
         Self::Temporary,
@@ -65,6 +68,7 @@ impl ObjectKind {
             Self::Session => "sessions",
             Self::Snapshot => "snapshots",
             Self::Fenced => "fenced",
+            Self::Forgotten => "forgotten",
             Self::Condemned => "condemned",
             Self::Quarantine => "quarantine",
             Self::Temporary => "tmp",
@@ -105,6 +109,10 @@ impl ObjectName {
     /// A condemned record.
     pub fn condemned(id: CondemnedId) -> Self {
         Self(format!("condemned/{id}"))
+    }
+    /// The tombstone of a snapshot.
+    pub fn tombstone(id: SnapshotId) -> Self {
+        Self(format!("forgotten/{id}"))
     }
     /// A name found by listing; the caller checks what it means.
     pub(crate) fn found(path: String) -> Self {

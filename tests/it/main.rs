@@ -2,6 +2,7 @@
 
 mod arch;
 mod bad_input;
+mod cli_forget;
 mod cli_init;
 mod cli_listing;
 mod cli_settings;

@@ -6,11 +6,13 @@
 pub mod backup;
 pub mod config;
 pub mod dump;
+pub mod forget;
 pub mod generate;
 pub mod global;
 pub mod init;
 pub mod key;
 pub mod ls;
+pub mod prune;
 pub mod repair;
 pub mod restore;
 pub mod scope;
@@ -81,6 +83,16 @@ pub enum Command {
     /// Prove that what is stored is whole
     #[command(visible_alias = "check")]
     Verify(verify::VerifyArgs),
+    /// Hide snapshots, by policy or by name
+    Forget(Box<forget::ForgetArgs>),
+    /// Forget the named snapshots, after asking
+    Remove(forget::RemoveArgs),
+    /// Bring forgotten snapshots back
+    Undelete(forget::UndeleteArgs),
+    /// Free what no snapshot needs
+    Prune(prune::PruneArgs),
+    /// Forget by policy, then prune
+    Cleanup(Box<forget::ForgetArgs>),
     /// Manage passwords and key files
     Key(key::KeyArgs),
     /// Build derived data anew
@@ -109,6 +121,11 @@ impl Command {
             Self::Restore(_) => "restore",
             Self::Dump(_) => "dump",
             Self::Verify(_) => "verify",
+            Self::Forget(_) => "forget",
+            Self::Remove(_) => "remove",
+            Self::Undelete(_) => "undelete",
+            Self::Prune(_) => "prune",
+            Self::Cleanup(_) => "cleanup",
             Self::Key(_) => "key",
             Self::Repair(_) => "repair",
             Self::Config(_) => "config",
@@ -123,7 +140,9 @@ impl Command {
     pub fn json_mode(&self) -> JsonMode {
         match self {
             // The standard output of `dump` holds the dump alone.
-            Self::Init(_) | Self::Backup(_) | Self::Restore(_) | Self::Verify(_) | Self::Repair(_) => JsonMode::Lines,
+            Self::Init(_) | Self::Backup(_) | Self::Restore(_) | Self::Verify(_) | Self::Repair(_) | Self::Prune(_) => {
+                JsonMode::Lines
+            }
             _ => JsonMode::Document,
         }
     }

@@ -4,15 +4,18 @@
 pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod dump;
+pub(crate) mod forget;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod ls;
+pub(crate) mod prune;
 pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod secret_file;
 pub(crate) mod snapshots;
 pub(crate) mod stats;
+pub(crate) mod undelete;
 pub(crate) mod verify;
 
 use super::args::Command;
@@ -33,6 +36,11 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Snapshots(args) => snapshots::run(invocation, args),
         Command::Ls(args) => ls::run(invocation, args),
         Command::Stats(args) => stats::run(invocation, args),
+        Command::Forget(args) => forget::run(invocation, args),
+        Command::Remove(args) => forget::remove(invocation, args),
+        Command::Undelete(args) => undelete::run(invocation, args),
+        Command::Prune(args) => prune::run(invocation, args),
+        Command::Cleanup(args) => forget::cleanup(invocation, args),
         Command::Key(args) => key::run(invocation, args),
         Command::Config(args) => config::run(invocation, args),
         Command::Verify(args) => verify::run(invocation, args),

@@ -7,6 +7,7 @@ mod document;
 mod locate;
 mod origin;
 mod reader;
+mod retention;
 mod secret;
 mod sections;
 mod show;
@@ -20,8 +21,7 @@ pub use locate::candidates;
 pub use origin::{Origin, Shown, Valued};
 pub use secret::{Secret, SecretError, SecretRef, split_words};
 pub use sections::{
-    DrillSettings, GuardSettings, PruneSettings, RestoreSettings, RetentionSettings, Sections, ServiceSettings,
-    TargetSettings,
+    DrillSettings, GuardSettings, PruneSettings, RestoreSettings, Sections, ServiceSettings, TargetSettings,
 };
 pub use show::{show_json, show_text};
 pub use source::{FilesSettings, PostgresSettings, SourceKindSettings, SourceSettings};
@@ -129,7 +129,7 @@ impl Settings {
         if !problems.is_empty() {
             return Err(fail(problems));
         }
-        overlay_retention(&mut sections, &findings)?;
+        retention::overlay_variables(&mut sections.retention, &findings)?;
         let repository = choose_repository(overrides, configured.location, &findings)?;
         let unlock = choose_unlock(overrides, configured.unlock, &findings)?;
         let switches = Switches::read(overrides, &findings)?;
@@ -344,37 +344,6 @@ fn choose_unlock(
         findings.show(key.to_owned(), value, named.origin.clone());
     }
     Ok(named.or(configured))
-}
-
-/// `HOLDFAST_KEEP_*` set the rules for snapshots without a class.
-fn overlay_retention(sections: &mut Sections, findings: &Findings<'_>) -> Result<(), Failure> {
-    let environment = findings.environment;
-    let mut rules = sections.retention.get("default").cloned().unwrap_or_default();
-    let mut touched = false;
-    for (name, key, field) in [
-        ("HOLDFAST_KEEP_HOURLY", "keep_hourly", &mut rules.keep_hourly),
-        ("HOLDFAST_KEEP_DAILY", "keep_daily", &mut rules.keep_daily),
-        ("HOLDFAST_KEEP_WEEKLY", "keep_weekly", &mut rules.keep_weekly),
-        ("HOLDFAST_KEEP_MONTHLY", "keep_monthly", &mut rules.keep_monthly),
-    ] {
-        let Some(valued) = first_of(environment, &[name])? else { continue };
-        let number = valued.value.trim().parse::<u32>();
-        let number = number.map_err(|_| Failure::usage("variable.number", format!("{name} is not a whole number")))?;
-        *field = Some(number);
-        touched = true;
-        findings.show(format!("retention.default.{key}"), number.to_string(), valued.origin);
-    }
-    if let Some(valued) = first_of(environment, &["HOLDFAST_KEEP_WITHIN"])? {
-        let within = crate::domain::units::parse_duration(&valued.value);
-        let within = within.map_err(|error| Failure::usage("variable.duration", error.to_string()))?;
-        rules.keep_within = Some(within);
-        touched = true;
-        findings.show("retention.default.keep_within".to_owned(), within.shown(), valued.origin);
-    }
-    if touched {
-        sections.retention.insert("default".to_owned(), rules);
-    }
-    Ok(())
 }
 
 /// The settings that have no key in the file.

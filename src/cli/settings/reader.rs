@@ -8,6 +8,7 @@ use super::secret::{Secret, SecretRef};
 use super::suggest::nearest;
 use crate::cli::args::url::refuse_password;
 use crate::cli::environment::Environment;
+use crate::domain::retention::Window;
 use crate::domain::units::{format_duration_exact, format_size_exact, parse_duration, parse_size};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -168,6 +169,18 @@ impl Setting for Duration {
     }
     fn shown(&self) -> String {
         quoted(&format_duration_exact(*self))
+    }
+}
+
+impl Setting for Window {
+    fn read(node: &Node, _: &Environment) -> Result<Self, Problem> {
+        match &node.value {
+            Value::Text(text) => Self::parse(text).map_err(|error| Problem::new(Some(&node.place), error.to_string())),
+            _ => Err(expected(node, "a duration such as \"7d\" or \"26h\"")),
+        }
+    }
+    fn shown(&self) -> String {
+        quoted(&self.to_string())
     }
 }
 

@@ -3,27 +3,14 @@
 
 use super::document::Problem;
 use super::reader::{Size, TableReader, Url, Words};
+use super::retention::read_retention;
 use super::source::SourceSettings;
+use crate::domain::retention::Policies;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// `[retention.CLASS]`: how many snapshots of a class are kept. What is not set does not keep anything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RetentionSettings {
-    /// Newest of so many hours.
-    pub keep_hourly: Option<u32>,
-    /// Newest of so many days.
-    pub keep_daily: Option<u32>,
-    /// Newest of so many weeks.
-    pub keep_weekly: Option<u32>,
-    /// Newest of so many months.
-    pub keep_monthly: Option<u32>,
-    /// All within this time.
-    pub keep_within: Option<Duration>,
-}
 
 /// `[prune]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,8 +77,8 @@ pub struct TargetSettings {
 /// Everything but the repository and the sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sections {
-    /// By class.
-    pub retention: BTreeMap<String, RetentionSettings>,
+    /// What is kept, by class (`[retention.CLASS]`).
+    pub retention: Policies,
     /// `[prune]`.
     pub prune: PruneSettings,
     /// `[drill]`.
@@ -106,7 +93,7 @@ pub struct Sections {
     pub environments: BTreeMap<String, TargetSettings>,
 }
 
-fn nowhere(_: &str) -> Option<String> {
+pub(super) fn nowhere(_: &str) -> Option<String> {
     None
 }
 
@@ -122,22 +109,6 @@ pub(super) fn read_sections(root: &mut TableReader<'_, '_>, sources: &[SourceSet
         guard,
         environments: read_environments(root, sources),
     }
-}
-
-fn read_retention(root: &mut TableReader<'_, '_>) -> BTreeMap<String, RetentionSettings> {
-    let mut classes = BTreeMap::new();
-    for (class, mut table) in root.named_tables("retention") {
-        let settings = RetentionSettings {
-            keep_hourly: table.get("keep_hourly"),
-            keep_daily: table.get("keep_daily"),
-            keep_weekly: table.get("keep_weekly"),
-            keep_monthly: table.get("keep_monthly"),
-            keep_within: table.get("keep_within"),
-        };
-        table.finish(nowhere);
-        classes.insert(class, settings);
-    }
-    classes
 }
 
 fn read_prune(root: &mut TableReader<'_, '_>) -> PruneSettings {

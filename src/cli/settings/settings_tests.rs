@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cli::exit_code::ExitCode;
+use crate::domain::retention::{Policy, Window, defaults};
 use std::time::Duration;
 
 const EXAMPLE: &str = include_str!("../../../holdfast.example.toml");
@@ -77,8 +78,9 @@ fn the_example_is_read_as_it_stands() {
     let SourceKindSettings::Command { command, filename } = &settings.sources[4].kind else { panic!("kind") };
     assert_eq!((command.join(" ").as_str(), filename.as_str()), ("redis-cli --rdb -", "redis.rdb"));
     let sections = &settings.sections;
-    assert_eq!(sections.retention.len(), 11);
-    assert_eq!(sections.retention["default"].keep_within, Some(Duration::from_secs(7 * 86_400)));
+    // What the example writes down is what is built in.
+    assert_eq!(sections.retention, defaults());
+    assert_eq!(sections.retention.default.keep_within, Some(Window::days(7)));
     assert_eq!(sections.prune.grace, Duration::from_secs(7 * 86_400));
     assert_eq!(sections.drill.max_duration, Some(Duration::from_secs(7200)));
     assert_eq!(sections.guard.sources, Some(vec!["app-db".to_owned()]));
@@ -349,11 +351,10 @@ fn variables_and_the_names_of_the_old_systems() {
     assert_eq!(settings.scope, ["code", "app-db"]);
     let variables = &settings.postgres_variables.0;
     assert_eq!((variables["PGUSER"].as_str(), variables["PGDATABASE"].as_str()), ("backup", "wins"));
-    let rules = &settings.sections.retention["default"];
-    assert_eq!(
-        (rules.keep_daily, rules.keep_weekly, rules.keep_within),
-        (Some(9), Some(4), Some(Duration::from_secs(172_800)))
-    );
+    // Variables take the place of the whole table.
+    let expected = Policy { keep_daily: Some(9), keep_within: Some(Window::days(2)), ..Policy::default() };
+    assert_eq!(settings.sections.retention.default, expected);
+    assert!(settings.shown.iter().all(|s| s.key != "retention.default.keep_weekly"));
     assert_eq!(settings.progress_fps, Some(2.5));
     assert!(settings.warnings[0].ends_with("did you mean HOLDFAST_LOG?"), "{:?}", settings.warnings);
     let origin = |key: &str| settings.shown.iter().find(|s| s.key == key).unwrap().origin.to_string();
@@ -365,6 +366,74 @@ fn variables_and_the_names_of_the_old_systems() {
     assert_eq!(settings.scope, ["code"]);
     for (name, value) in [("HOLDFAST_ENABLED", "maybe"), ("HOLDFAST_PROGRESS_FPS", "0"), ("HOLDFAST_KEEP_DAILY", "x")] {
         assert_eq!(Bench::new().set(name, value).load().unwrap_err().exit, ExitCode::Usage, "{name}");
+    }
+}
+
+#[test]
+fn retention_is_built_in_or_configured_or_in_variables() {
+    let retention = |bench: &Bench| bench.load().unwrap_or_else(|f| panic!("{}", f.text())).sections.retention;
+    let built_in = Bench::new();
+    assert_eq!(retention(&built_in), defaults());
+    let shown = built_in.load().unwrap().shown;
+    let daily = shown.iter().find(|s| s.key == "retention.daily.keep_daily").unwrap();
+    assert_eq!((daily.value.as_str(), &daily.origin), ("30", &Origin::Default));
+
+    // Tables are all there is; a class without one falls under the default, which is built in until configured.
+    let text = "[retention.daily]\nkeep_last = 2\nkeep_yearly = 3\nkeep_tags = [\"release\"]\n";
+    let configured = retention(&Bench::with_config(text));
+    assert_eq!(configured.classes.keys().collect::<Vec<_>>(), ["daily"]);
+    assert_eq!(configured.default, defaults().default);
+    let (class, policy) = configured.of(Some("daily"));
+    assert_eq!((class, policy.keep_last, policy.keep_yearly), (Some("daily"), Some(2), Some(3)));
+    assert_eq!(policy.keep_tags, ["release"]);
+    assert_eq!(configured.of(Some("manual")), (None, &defaults().default));
+
+    // The old systems' names replace single numbers, ours the table, and ours win.
+    let old = Bench::with_config("[retention.default]\nkeep_daily = 3\nkeep_hourly = 5\nkeep_tags = [\"a\"]\n")
+        .set("BACKUP_RETENTION_DAYS", "30")
+        .set("BACKUP_WEEKLY_RETENTION", "12")
+        .set("BACKUP_MONTHLY_RETENTION", "11");
+    let expected = Policy {
+        keep_hourly: Some(5),
+        keep_daily: Some(30),
+        keep_weekly: Some(12),
+        keep_monthly: Some(11),
+        keep_tags: vec!["a".to_owned()],
+        ..Policy::default()
+    };
+    assert_eq!(retention(&old).default, expected);
+    let ours = old.set("HOLDFAST_KEEP_LAST", "4").set("HOLDFAST_KEEP_YEARLY", "2");
+    let tags = vec!["a".to_owned()];
+    let expected = Policy { keep_last: Some(4), keep_yearly: Some(2), keep_tags: tags, ..Policy::default() };
+    assert_eq!(retention(&ours).default, expected);
+    let pinned = ours.set("HOLDFAST_KEEP_TAGS", "b, c");
+    assert_eq!(retention(&pinned).default.keep_tags, ["b", "c"]);
+}
+
+#[test]
+fn retention_that_keeps_nothing_or_is_no_number_is_refused() {
+    for (text, message) in [
+        ("[retention.daily]\nkeep_daily = 0\n", "[retention.daily] keeps nothing, line 2"),
+        ("[retention.daily]\n", "[retention.daily] keeps nothing"),
+        ("[retention.daily]\nkeep_last = -1\n", "The number -1 is out of range"),
+        ("[retention.daily]\nkeep_within = 7\n", "Expected a duration"),
+        ("[retention.daily]\nkeep_within = \"-7d\"\n", "is not a duration"),
+        ("[retention.daily]\nkeep_minutely = 3\n", "Unknown key 'keep_minutely'"),
+        ("[retention.daily]\nkeep_last = 1\nkeep_tags = \"x\"\n", "Expected a list of strings"),
+    ] {
+        let failure = Bench::with_config(text).load().unwrap_err();
+        assert_eq!(failure.exit, ExitCode::Usage);
+        assert!(failure.text().contains(message), "{text}: {}", failure.text());
+    }
+    for (name, value) in [
+        ("HOLDFAST_KEEP_LAST", "-1"),
+        ("HOLDFAST_KEEP_WITHIN", "week"),
+        ("HOLDFAST_KEEP_DAILY", "0"),
+        ("BACKUP_RETENTION_DAYS", "thirty"),
+    ] {
+        let failure = Bench::new().set(name, value).load().unwrap_err();
+        assert_eq!(failure.exit, ExitCode::Usage, "{name}");
+        assert!(failure.text().contains(name) || value == "0", "{}", failure.text());
     }
 }
 
@@ -449,7 +518,8 @@ fn no_secret_is_shown_in_any_form() {
 #[test]
 fn show_prints_values_and_origins() {
     let bench = Bench::with_config(
-        "[repository]\nlocation = \"/r\"\npassword = \"x\"\n[[source]]\nname = \"code\"\nkind = \"files\"\npaths = [\"/srv\"]\n",
+        "[repository]\nlocation = \"/r\"\npassword = \"x\"\n[[source]]\nname = \"code\"\nkind = \"files\"\npaths = [\"/srv\"]\n\
+         [retention.default]\nkeep_daily = 3\n",
     );
     let settings = bench.load_with(&Overrides { cache_dir: Some("/cache".into()), ..Overrides::default() }).unwrap();
     let folder = bench.folder.path().display().to_string();
@@ -463,6 +533,7 @@ fn show_prints_values_and_origins() {
         source.code.exclude = []             # default\n\
         source.code.default_excludes = true  # default\n\
         source.code.one_file_system = false  # default\n\
+        retention.default.keep_daily = 3     # DIR/holdfast.toml:9\n\
         enabled = true                       # default\n\
         cache_dir = \"/cache\"                 # flag --cache-dir\n";
     assert_eq!(text, expected);

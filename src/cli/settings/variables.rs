@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 /// Every variable of ours that is read somewhere.
-pub const KNOWN: [&str; 18] = [
+pub const KNOWN: [&str; 21] = [
     "HOLDFAST_REPOSITORY",
     "HOLDFAST_REPOSITORY_FILE",
     "HOLDFAST_PASSWORD",
@@ -23,11 +23,14 @@ pub const KNOWN: [&str; 18] = [
     "HOLDFAST_PROGRESS_FPS",
     "HOLDFAST_SCOPE",
     "HOLDFAST_ENABLED",
+    "HOLDFAST_KEEP_LAST",
     "HOLDFAST_KEEP_HOURLY",
     "HOLDFAST_KEEP_DAILY",
     "HOLDFAST_KEEP_WEEKLY",
     "HOLDFAST_KEEP_MONTHLY",
+    "HOLDFAST_KEEP_YEARLY",
     "HOLDFAST_KEEP_WITHIN",
+    "HOLDFAST_KEEP_TAGS",
 ];
 
 /// Warnings about variables that look like ours and are not read: a misspelt `HOLDFAST_PASSWORD` must not pass unseen.

@@ -9,6 +9,7 @@
 mod execute;
 mod finish;
 pub mod plan;
+pub mod roots;
 
 use super::cancel::{Cancel, Cancelled};
 use super::observer::{Event, Observer};

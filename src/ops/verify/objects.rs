@@ -1,5 +1,5 @@
 //! Reads every object that is neither pack nor index object in full, both copies: configuration, key slots, snapshots,
-//! sessions, fenced sessions, condemned records; and names what does not belong into a repository.
+//! sessions, fenced sessions, tombstones, condemned records; and names what does not belong into a repository.
 
 use super::{Run, VerifyError};
 use crate::domain::id::{CondemnedId, KeySlotId, SnapshotId};
@@ -14,6 +14,7 @@ use crate::repository::condemned::{self, CONDEMNED_BYTES_MAX};
 use crate::repository::error::RepoError;
 use crate::repository::session::{SessionSaw, SessionStart};
 use crate::repository::snapshots::{self, SNAPSHOT_BYTES_MAX};
+use crate::repository::tombstones;
 use crate::storage::{self, ErrorKind, ObjectKind, ObjectName, RESERVE_NAME, SessionPart};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +33,7 @@ pub(super) fn check(run: &Run<'_>) -> Result<(), VerifyError> {
         run.cancel.check()?;
         sessions(run, kind)?;
     }
+    tombstones(run)?;
     condemned_records(run)?;
     strays(run)?;
     Ok(())
@@ -225,6 +227,22 @@ fn decode_part(run: &Run<'_>, id: SnapshotId, part: SessionPart, bytes: &[u8]) -
             Ok(Some(blake3::hash(&format::codec::encode(&snapshot))))
         }
     }
+}
+
+fn tombstones(run: &Run<'_>) -> Result<(), VerifyError> {
+    for info in list(run, ObjectKind::Forgotten)? {
+        let id = info.name.as_str().strip_prefix("forgotten/").and_then(|text| SnapshotId::parse(text).ok());
+        let Some(id) = id else {
+            stray(run, info.name.as_str());
+            continue;
+        };
+        let Some(bytes) = get(run, &info.name, tombstones::OBJECT_BYTES_MAX, true) else { continue };
+        if let Err(error) = tombstones::decode(&run.reading.keys, id, &bytes) {
+            let (_, problem, reason) = super::report::describe(&error);
+            run.gatherer.finding(info.name.as_str(), problem, reason);
+        }
+    }
+    Ok(())
 }
 
 fn condemned_records(run: &Run<'_>) -> Result<(), VerifyError> {

@@ -8,6 +8,7 @@
 use holdfast::cli::environment::Environment;
 use holdfast::cli::settings::{Overrides, Settings};
 use holdfast::domain::id::{ChunkId, Digest, IndexId, KeySlotId, PackId, RepositoryId, SnapshotId, VersionId};
+use holdfast::domain::retention::Window;
 use holdfast::domain::selector::Selector;
 use holdfast::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole, SystemInfo, TableRows};
 use holdfast::domain::time_spec::{Context, format_local, parse_time};
@@ -28,6 +29,7 @@ use holdfast::recipe::sketch::Sketch;
 use holdfast::repository::chunk_table::ChunkTable;
 use holdfast::repository::index::RepositoryIndex;
 use holdfast::repository::pack_reader::{LoadedTable, PackTrailer};
+use holdfast::repository::tombstones::Tombstone;
 use holdfast::source::files::rules::Rules;
 use holdfast::source::postgres::conninfo;
 use holdfast::source::postgres::dump_format::CustomArchive;
@@ -67,6 +69,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "slice", feed: feed_slice, seeds: seed_slice },
     Target { name: "snapshot", feed: feed_snapshot, seeds: seed_snapshot },
     Target { name: "time_spec", feed: feed_time_spec, seeds: seed_time_spec },
+    Target { name: "tombstone", feed: feed_tombstone, seeds: seed_tombstone },
     Target { name: "tree", feed: feed_tree, seeds: seed_tree },
     Target { name: "units", feed: feed_units, seeds: seed_units },
     Target { name: "version_head", feed: feed_version_head, seeds: seed_version_head },
@@ -319,6 +322,23 @@ fn seed_snapshot() -> Vec<Vec<u8>> {
     vec![codec::encode(&snapshot())]
 }
 
+fn feed_tombstone(input: &[u8]) -> bool {
+    check_record::<Tombstone>(input).is_some()
+}
+
+fn seed_tombstone() -> Vec<Vec<u8>> {
+    vec![codec::encode(&Tombstone {
+        snapshot: SnapshotId([1; 16]),
+        record: Digest([3; 32]),
+        time_ns: 1_763_640_000_000_000_000,
+        forgotten_ns: 1_763_650_000_000_000_000,
+        host: "server".into(),
+        user: "backup".into(),
+        tool_version: "holdfast 0.1.0".into(),
+        reason: "by policy: 48 newer hourly kept; older than 7d".into(),
+    })]
+}
+
 fn feed_version_head(input: &[u8]) -> bool {
     let Some(head) = check_record::<VersionHead>(input) else { return false };
     let _ = head.proof.root();
@@ -532,6 +552,9 @@ fn feed_units(input: &[u8]) -> bool {
     if let Ok(duration) = duration {
         assert_eq!(units::parse_duration(&units::format_duration_exact(duration)), Ok(duration));
         let _ = (units::format_duration(duration), units::format_age(duration));
+    }
+    if let Ok(window) = Window::parse(text) {
+        assert_eq!(Window::parse(&window.to_string()), Ok(window));
     }
     accepted
 }

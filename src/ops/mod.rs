@@ -15,4 +15,6 @@ pub mod restore;
 pub mod stats;
 pub mod system_info;
 pub mod undelete;
+#[cfg(test)]
+mod undelete_tests;
 pub mod verify;

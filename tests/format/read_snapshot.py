@@ -27,9 +27,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 # [3] kinds of object
-CONFIG, KEY_SLOT, PACK, INDEX, SESSION_START, SESSION_SAW, SNAPSHOT = 1, 2, 3, 4, 5, 6, 7
+CONFIG, KEY_SLOT, PACK, INDEX, SESSION_START, SESSION_SAW, SNAPSHOT, TOMBSTONE = 1, 2, 3, 4, 5, 6, 7, 10
 # [6] kinds of blob
-SEGMENT, HEAD, SLICE, TABLE, INDEX_BODY, SNAPSHOT_RECORD, SESSION_PART = 1, 2, 3, 4, 5, 6, 7
+SEGMENT, HEAD, SLICE, TABLE, INDEX_BODY, SNAPSHOT_RECORD, SESSION_PART, TOMBSTONE_RECORD = 1, 2, 3, 4, 5, 6, 7, 9
 TABLE_ORDINAL = 0xFFFFFFFF
 MIB = 1 << 20
 RAW_MAX = 64 * MIB
@@ -723,6 +723,8 @@ class Repository:
     def snapshots(self):
         found = []
         for name in self.names("snapshots"):
+            if self.is_forgotten(name):
+                continue
             record = None
             for copy, part in ((0, "snapshot"), (1, "snapshot.copy")):
                 what = f"snapshots/{name}/{part}"
@@ -738,6 +740,23 @@ class Repository:
             if record:
                 found.append(record)
         return sorted(found, key=lambda s: (s["time"], s["id"]))
+
+    def is_forgotten(self, name):
+        """[24] A tombstone that cannot be read hides nothing."""
+        what = f"forgotten/{name}"
+        if not os.path.exists(os.path.join(self.path, what)):
+            return False
+        try:
+            header, body = open_object(self.get(what), what, TOMBSTONE, self.id, bytes.fromhex(name), 0)
+            r = self.keys.open_record(self.keys.meta, header, body, TOMBSTONE_RECORD, 0, what)
+            if r.id().hex() != name:
+                raise Damaged(f"{what}: about another snapshot")
+            r.digest(), r.int(), r.int(), [r.text() for _ in range(4)]
+            r.end()
+            return True
+        except Damaged as error:
+            finding(error)
+            return False
 
     def check_objects(self):
         """Every byte of every object: envelope, tables, blobs, chunk ids, session parts."""

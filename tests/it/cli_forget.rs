@@ -106,6 +106,7 @@ fn ages_presets_classes_and_sources() {
     assert_eq!(left(&["--older-than", "0"]), 1);
     assert_eq!(left(&["--preset", "ad"]), 4, "one a day, and the one made by hand");
     assert_eq!(left(&["--keep-last", "1"]), 1);
+    assert_eq!(left(&["--keep-last", "2", "--keep-daily", "3", "--keep-within", "1h", "--keep-tag", "x"]), 4);
     assert_eq!(left(&["--keep-last", "1", "--class", "manual"]), 8);
     assert_eq!(left(&["--keep-last", "1", "--source", "other"]), 8);
     assert_eq!(left(&["--keep-last", "1", "--host", "other"]), 8);

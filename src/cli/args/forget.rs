@@ -43,28 +43,28 @@ impl From<PresetName> for Preset {
 #[command(next_help_heading = "What to keep, in place of the configured policy")]
 pub struct KeepArgs {
     /// The newest N of each series
-    #[arg(long, value_name = "N", group = "rules", group = "keep", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub keep_last: Option<u32>,
     /// The newest of each of N hours
-    #[arg(long, value_name = "N", group = "rules", group = "keep", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub keep_hourly: Option<u32>,
     /// The newest of each of N days
-    #[arg(long, value_name = "N", group = "rules", group = "keep", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub keep_daily: Option<u32>,
     /// The newest of each of N weeks
-    #[arg(long, value_name = "N", group = "rules", group = "keep", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub keep_weekly: Option<u32>,
     /// The newest of each of N months
-    #[arg(long, value_name = "N", group = "rules", group = "keep", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub keep_monthly: Option<u32>,
     /// The newest of each of N years
-    #[arg(long, value_name = "N", group = "rules", group = "keep", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub keep_yearly: Option<u32>,
     /// Everything within DURATION before the newest of the series (7d, 26h)
-    #[arg(long, value_name = "DURATION", value_parser = window, group = "rules", group = "keep", allow_hyphen_values = true)]
+    #[arg(long, value_name = "DURATION", value_parser = window, allow_hyphen_values = true)]
     pub keep_within: Option<Window>,
     /// Everything with this tag (repeatable), beside what the configuration pins
-    #[arg(long = "keep-tag", value_name = "TAG", group = "rules", group = "keep")]
+    #[arg(long = "keep-tag", value_name = "TAG")]
     pub keep_tags: Vec<String>,
 }
 
@@ -121,7 +121,7 @@ A forgotten snapshot is hidden, not deleted: `holdfast undelete ID` brings it ba
 after a failed or suspicious backup, and never its newest good snapshot.")]
 pub struct ForgetArgs {
     /// Which snapshots; without one the policy decides
-    #[arg(value_name = "SELECTOR", conflicts_with_all = ["rules", "explain", "class", "trust_times"])]
+    #[arg(value_name = "SELECTOR", conflicts_with_all = ["KeepArgs", "older_than", "preset", "explain", "class", "trust_times"])]
     pub selectors: Vec<OsString>,
     /// Host and sources.
     #[command(flatten)]
@@ -133,11 +133,11 @@ pub struct ForgetArgs {
     #[arg(long)]
     pub explain: bool,
     /// Everything older than DURATION, counted from the newest snapshot of its series
-    #[arg(long, value_name = "DURATION", value_parser = window, group = "rules",
-          conflicts_with_all = ["keep", "preset"], allow_hyphen_values = true)]
+    #[arg(long, value_name = "DURATION", value_parser = window,
+          conflicts_with_all = ["KeepArgs", "preset"], allow_hyphen_values = true)]
     pub older_than: Option<Window>,
     /// By the numbers of a system that holdfast replaces
-    #[arg(long, value_name = "NAME", value_enum, group = "rules", conflicts_with = "keep")]
+    #[arg(long, value_name = "NAME", value_enum, conflicts_with = "KeepArgs")]
     pub preset: Option<PresetName>,
     /// Go on although years lie between snapshots of a series
     #[arg(long)]

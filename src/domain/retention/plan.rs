@@ -275,8 +275,8 @@ impl Judge<'_> {
     }
 
     /// The slots of one source.
-    fn slots(&self, group: &Group<'_>, policy: &Policy, source: &String, verdicts: &mut [Verdict]) {
-        let sources = || vec![source.clone()];
+    fn slots(&self, group: &Group<'_>, policy: &Policy, source: &str, verdicts: &mut [Verdict]) {
+        let sources = || vec![source.to_owned()];
         let mut good = Vec::new();
         for &at in &group.at {
             let (Some(member), Some(verdict)) = (self.members.get(at), verdicts.get_mut(at)) else { continue };
@@ -311,7 +311,7 @@ impl Judge<'_> {
 }
 
 /// Adds a reason about one source, to the same reason about other sources if there is one.
-fn add(reasons: &mut Vec<Reason>, reason: Reason, source: &String) {
+fn add(reasons: &mut Vec<Reason>, reason: Reason, source: &str) {
     let mut bare = reason.clone();
     bare.sources_mut().map(std::mem::take);
     for known in reasons.iter_mut() {
@@ -319,7 +319,7 @@ fn add(reasons: &mut Vec<Reason>, reason: Reason, source: &String) {
         same.sources_mut().map(std::mem::take);
         if same == bare {
             if let Some(sources) = known.sources_mut() {
-                sources.push(source.clone());
+                sources.push(source.to_owned());
             }
             return;
         }

@@ -166,7 +166,15 @@ impl World {
         let start = SessionStart { id, host: "h".into(), process: 1, started_ns: 0, sources: Vec::new() };
         let store: Arc<dyn WriteStore> = Arc::new(self.store.clone());
         let load = |store: &dyn WriteStore, keys: &Arc<Keys>, _: &_| Ok(index_loader::load(store, keys, None)?.0);
-        BackupSession::begin(store, Arc::clone(&self.keys), Arc::clone(&self.random), &start, load).unwrap()
+        BackupSession::begin(
+            store,
+            Arc::clone(&self.keys),
+            Arc::clone(&self.random),
+            &WriterParameters::DEFAULT,
+            &start,
+            load,
+        )
+        .unwrap()
     }
 
     fn packs(&self) -> Vec<String> {

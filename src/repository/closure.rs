@@ -8,6 +8,7 @@ use crate::domain::id::VersionId;
 use crate::format::records::BlobMeta;
 use crate::recipe::run::{Intervals, normalize};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Stream bytes composed at a time.
 const WINDOW_BYTES: u64 = 16 << 20;
@@ -30,28 +31,32 @@ impl Coverage {
         space: VersionId,
         copy: Option<u8>,
     ) -> Result<&Intervals> {
-        if !self.spaces.contains_key(&(space, copy)) {
-            let mut parts = Intervals::new();
-            for part in index.space_parts(space) {
-                if copy.is_some_and(|copy| index.pack(part.pack).is_none_or(|info| info.copy != copy)) {
-                    continue;
-                }
-                let table = packs.table(index, part.pack)?;
-                for (ordinal, start, end) in table.segments_of(space) {
-                    match table.blob(ordinal).map(|b| b.0.meta) {
-                        Some(BlobMeta::Sparse { .. }) => {
-                            let segment = packs.literal_blob(index, part.pack, &table, ordinal)?;
-                            parts.extend(segment.pieces().iter().map(|(at, b)| (*at, at + b.len() as u64)));
-                        }
-                        _ => parts.push((start, end)),
-                    }
-                }
-            }
-            normalize(&mut parts, 0);
-            self.spaces.insert((space, copy), parts);
-        }
-        Ok(self.spaces.entry((space, copy)).or_default())
+        Ok(match self.spaces.entry((space, copy)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(parts_of(index, packs, space, copy)?),
+        })
     }
+}
+
+fn parts_of(index: &RepositoryIndex, packs: &PackReader, space: VersionId, copy: Option<u8>) -> Result<Intervals> {
+    let mut parts = Intervals::new();
+    for part in index.space_parts(space) {
+        if copy.is_some_and(|copy| index.pack(part.pack).is_none_or(|info| info.copy != copy)) {
+            continue;
+        }
+        let table = packs.table(index, part.pack)?;
+        for (ordinal, start, end) in table.segments_of(space) {
+            match table.blob(ordinal).map(|b| b.0.meta) {
+                Some(BlobMeta::Sparse { .. }) => {
+                    let segment = packs.literal_blob(index, part.pack, &table, ordinal)?;
+                    parts.extend(segment.pieces().iter().map(|(at, b)| (*at, at + b.len() as u64)));
+                }
+                _ => parts.push((start, end)),
+            }
+        }
+    }
+    normalize(&mut parts, 0);
+    Ok(parts)
 }
 
 /// The first part of `[start, end)` that intervals (sorted, apart) leave out.

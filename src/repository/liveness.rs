@@ -12,6 +12,7 @@ use super::record_merge::{self, Merge};
 use super::stream_reader::{DEPTH_MAX, read_head};
 use crate::domain::id::VersionId;
 use crate::recipe::run::{Intervals, normalize};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 /// Dead bytes between two live pieces that are kept with them: naming two pieces would cost as much.
@@ -172,16 +173,17 @@ fn facts<'k>(
     known: &'k mut HashMap<VersionId, Facts>,
     version: VersionId,
 ) -> Result<&'k Facts> {
-    if !known.contains_key(&version) {
-        let (head, _) = read_head(index, packs, version)?;
-        let found = Facts {
-            generation: head.generation,
-            depth: head.depth,
-            parent: head.parent,
-            spaces: head.spaces.into_iter().filter(|s| *s != version).collect(),
-            literal_bytes: head.literal_bytes,
-        };
-        known.insert(version, found);
+    match known.entry(version) {
+        Entry::Occupied(found) => Ok(found.into_mut()),
+        Entry::Vacant(unknown) => {
+            let (head, _) = read_head(index, packs, version)?;
+            Ok(unknown.insert(Facts {
+                generation: head.generation,
+                depth: head.depth,
+                parent: head.parent,
+                spaces: head.spaces.into_iter().filter(|s| *s != version).collect(),
+                literal_bytes: head.literal_bytes,
+            }))
+        }
     }
-    known.get(&version).ok_or_else(|| RepoError::Missing { what: format!("the record of version {version}") })
 }

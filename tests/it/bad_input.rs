@@ -328,7 +328,7 @@ fn a_full_disk_loses_nothing() {
     // The disk exists only as long as the shell, so all that happens on it happens there. Without the right to mount,
     // a limit on the size of files stands for the full disk.
     let script = if can_mount() {
-        "mkdir disk && mount -t tmpfs -o size=6m tmpfs disk && cp -a repository/. disk/ && ln -s noise big || exit 99
+        "mkdir disk && mount -t tmpfs -o size=14m tmpfs disk && cp -a repository/. disk/ && ln -s noise big || exit 99
          H=\"$0 -r disk\"
          $H backup noise; echo first $?
          $H verify --read-data 2>&1; echo verify $?

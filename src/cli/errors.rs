@@ -109,7 +109,9 @@ impl From<RepoError> for Failure {
                 _ => of(ExitCode::StorageUnavailable, "storage.failed"),
             },
             RepoError::Damaged { .. } => of(ExitCode::Damaged, "object.damaged").hint(VERIFY),
-            RepoError::Missing { .. } => of(ExitCode::Damaged, "object.missing").hint(VERIFY),
+            RepoError::Missing { .. } | RepoError::PackGone { .. } => {
+                of(ExitCode::Damaged, "object.missing").hint(VERIFY)
+            }
             RepoError::Format {
                 source: format::Error::NewerVersion { .. } | format::Error::UnknownFeatures { .. },
                 ..

@@ -117,7 +117,7 @@ impl BlobMeta {
             Self::Segment { .. } => 1,
             Self::Head { .. } => 2,
             Self::Slice { .. } => 3,
-            Self::Sparse { .. } => 8,
+            Self::Sparse { .. } => 10,
         }
     }
 
@@ -139,7 +139,7 @@ pub const KIND_SNAPSHOT: u8 = 6;
 /// Type byte of a session part.
 pub const KIND_SESSION: u8 = 7;
 /// Type byte of a condemned record.
-pub const KIND_CONDEMNED: u8 = 10;
+pub const KIND_CONDEMNED: u8 = 8;
 /// Type byte of a tombstone.
 pub const KIND_TOMBSTONE: u8 = 9;
 /// The ordinal of a pack's table.

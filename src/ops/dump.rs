@@ -256,6 +256,7 @@ pub fn run<E>(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<u64, DumpFailure<E>> {
+    reading.packs.follow_index();
     let total_bytes = Some(found.plain_bytes());
     observer.event(&Event::PhaseStarted { phase: "dumping", total_bytes, total_items: None });
     let mut bytes_done = 0;

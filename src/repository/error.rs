@@ -23,6 +23,13 @@ pub enum RepoError {
         /// What, with its id.
         what: String,
     },
+    /// A pack is not there under the index that was read. A prune may have replaced it: whoever follows the index reads
+    /// it again before taking this for damage.
+    #[error("Pack {} is gone", .pack)]
+    PackGone {
+        /// The pack.
+        pack: PackId,
+    },
     /// What was written does not decode to what was read from the source. Nothing is committed.
     #[error("The stored form of {what} does not decode to what was read: {reason}")]
     ProofFailed {
@@ -86,7 +93,7 @@ impl RepoError {
     /// True when stored data is damaged or missing, as opposed to out of reach.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Damaged { .. } | Self::Missing { .. } | Self::Format { .. } => true,
+            Self::Damaged { .. } | Self::Missing { .. } | Self::Format { .. } | Self::PackGone { .. } => true,
             Self::Storage(e) => matches!(e.kind, storage::ErrorKind::NotFound | storage::ErrorKind::Size),
             _ => false,
         }

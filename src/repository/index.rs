@@ -181,6 +181,11 @@ impl RepositoryIndex {
         &self.objects
     }
 
+    /// Forgets index objects that are not in `listed`.
+    pub fn keep_objects(&mut self, listed: &HashSet<IndexId>) {
+        self.objects.retain(|id, _| listed.contains(id));
+    }
+
     /// The same index without some packs and without the chunk table. Numbers of packs stay the same.
     pub fn without(&self, gone: &HashSet<PackNumber>) -> Self {
         let mut index = Self { packs: self.packs.clone(), by_id: self.by_id.clone(), ..Self::default() };

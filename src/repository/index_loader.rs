@@ -2,7 +2,7 @@
 
 use super::chunk_table::ChunkTable;
 use super::error::{RepoError, Result};
-use super::index::RepositoryIndex;
+use super::index::{PackNumber, RepositoryIndex};
 use super::index_cache;
 use super::pack_reader::load_index;
 use crate::domain::id::{IndexId, PackId};
@@ -28,6 +28,8 @@ pub struct LoadReport {
     pub damaged: Vec<(IndexId, String)>,
 }
 
+/// How often the objects are listed again because one of them was replaced meanwhile.
+const LISTINGS_MAX: u32 = 100;
 /// Index objects beyond those in the local cache before the cache is written again.
 const NEW_OBJECTS_MAX: usize = 64;
 /// Chunks beyond those in the cache, as one part of the cached ones, before it is written again.
@@ -86,6 +88,26 @@ pub fn load(store: &dyn ReadStore, keys: &Arc<Keys>, cache: Option<&Path>) -> Re
     Ok((index, report))
 }
 
+/// The index as it is now, starting from one that was read before: `None` when nothing has changed. Packs keep their
+/// numbers; the chunk table is left out.
+///
+/// # Errors
+/// Storage errors other than damage.
+pub fn reload(store: &dyn ReadStore, keys: &Arc<Keys>, before: &RepositoryIndex) -> Result<Option<RepositoryIndex>> {
+    let listed: HashSet<IndexId> = list_objects(store)?.into_iter().collect();
+    if listed.len() == before.objects().len() && listed.iter().all(|id| before.has_object(*id)) {
+        return Ok(None);
+    }
+    let named = |id: &IndexId| before.objects().get(id).map_or(&[][..], Vec::as_slice);
+    let still: HashSet<PackNumber> = listed.iter().flat_map(named).copied().collect();
+    let all = 0..PackNumber::try_from(before.packs().len()).unwrap_or(PackNumber::MAX);
+    let mut index = before.without(&all.filter(|n| !still.contains(n)).collect());
+    index.keep_objects(&listed);
+    let new: Vec<IndexId> = listed.into_iter().collect();
+    add_objects(store, keys, &new, &HashSet::new(), &mut index)?;
+    Ok(Some(index))
+}
+
 /// Adds the index objects that are not known yet, without the packs in `excluded`.
 fn add_objects(
     store: &dyn ReadStore,
@@ -96,7 +118,9 @@ fn add_objects(
 ) -> Result<LoadReport> {
     let mut report = LoadReport::default();
     let mut superseded: HashSet<IndexId> = HashSet::new();
-    for &id in listed {
+    let mut waiting: Vec<IndexId> = listed.to_vec();
+    let mut again = 0;
+    while let Some(id) = waiting.pop() {
         if index.has_object(id) {
             continue;
         }
@@ -108,12 +132,17 @@ fn add_objects(
                 }
                 index.add_object(id);
             }
-            // replaced by a newer one since the listing
-            Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
+            // replaced by newer ones since the listing
+            Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound && again < LISTINGS_MAX => {
+                again += 1;
+                waiting = list_objects(store)?;
+            }
             Err(error) if error.concerns_one_object() => report.damaged.push((id, error.to_string())),
             Err(error) => return Err(error),
         }
     }
+    report.damaged.sort_unstable();
+    report.damaged.dedup();
     // a damaged object whose place another one has taken is history
     report.damaged.retain(|(id, _)| !superseded.contains(id));
     Ok(report)

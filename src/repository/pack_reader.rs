@@ -11,8 +11,8 @@ use crate::format::records::{
 use crate::format::seal::{self, BlobContext, Keys};
 use crate::format::sparse::{self, Piece, SparseError};
 use crate::format::{codec, compress, sealed};
-use crate::storage::{ObjectName, ReadStore};
-use std::collections::HashMap;
+use crate::storage::{ErrorKind, ObjectName, ReadStore};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -184,6 +184,18 @@ pub struct PackReader {
     pub counters: ReadCounters,
     /// Damage that a second copy made good: object and reason. The command that met it must not end with 0.
     healed: Mutex<Vec<String>>,
+    follow: Mutex<Option<Follow>>,
+}
+
+/// Where a reader stands that follows the index while prunes replace packs.
+#[derive(Default)]
+struct Follow {
+    /// The newest index read, when it is not the one that the reader began with.
+    newest: Option<Arc<RepositoryIndex>>,
+    /// How often it was read again.
+    epoch: u64,
+    /// Packs that are not there although the newest index names them: damage.
+    missing: HashSet<PackId>,
 }
 
 impl std::fmt::Debug for PackReader {
@@ -207,7 +219,44 @@ impl PackReader {
             segment_bytes_max,
             counters: ReadCounters::default(),
             healed: Mutex::default(),
+            follow: Mutex::default(),
         }
+    }
+
+    /// From now on a pack that is not there makes streams read the index again and go on. For restores, which may take
+    /// longer than a prune; not for runs that write, whose index must stay what it was when they began.
+    pub fn follow_index(&self) {
+        locked(&self.follow).get_or_insert_default();
+    }
+
+    /// The newest index, and how often it was read again; `None` for the index that the reader began with.
+    pub(crate) fn newest(&self) -> (Option<Arc<RepositoryIndex>>, u64) {
+        locked(&self.follow).as_ref().map_or((None, 0), |f| (f.newest.clone(), f.epoch))
+    }
+
+    /// Reads the index again because a pack is gone. Without any change the pack counts as missing from now on.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub(crate) fn reload(&self, began_with: &RepositoryIndex, gone: PackId) -> Result<()> {
+        let mut follow = locked(&self.follow);
+        let Some(follow) = follow.as_mut() else { return Ok(()) };
+        let before = follow.newest.as_deref().unwrap_or(began_with);
+        match super::index_loader::reload(self.store.as_ref(), &self.keys, before)? {
+            Some(index) => {
+                follow.newest = Some(Arc::new(index));
+                follow.epoch += 1;
+            }
+            None => _ = follow.missing.insert(gone),
+        }
+        Ok(())
+    }
+
+    /// Tells a pack that may have been replaced from one that is missing.
+    fn or_gone(&self, pack: PackId, error: RepoError) -> RepoError {
+        let absent = matches!(&error, RepoError::Storage(e) if e.kind == ErrorKind::NotFound);
+        let unsure = || locked(&self.follow).as_ref().is_some_and(|f| !f.missing.contains(&pack));
+        if absent && unsure() { RepoError::PackGone { pack } } else { error }
     }
 
     /// Notes damage that a second copy made good.
@@ -232,8 +281,9 @@ impl PackReader {
             return Ok(Arc::clone(table));
         }
         let info = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?;
-        let table = match self.table_of(info.id, info.stored_bytes) {
+        let table = match self.table_of(info.id, info.stored_bytes).map_err(|error| self.or_gone(info.id, error)) {
             Ok(table) => table,
+            Err(error @ RepoError::PackGone { .. }) => return Err(error),
             Err(error) if error.concerns_one_object() && info.index.is_some() => {
                 self.note_healed(format!("table of {}: {error}", ObjectName::pack(info.id)));
                 let id = info.index.unwrap_or_default();
@@ -299,7 +349,8 @@ impl PackReader {
         let pack = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?.id;
         let (entry, offset) =
             table.blob(ordinal).ok_or_else(|| RepoError::damaged_pack(pack, format!("it has no blob {ordinal}")))?;
-        let stored = self.store.get_range(&ObjectName::pack(pack), offset, entry.stored_bytes)?;
+        let stored = self.store.get_range(&ObjectName::pack(pack), offset, entry.stored_bytes);
+        let stored = stored.map_err(|error| self.or_gone(pack, error.into()))?;
         self.counters.read_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
         open_blob(&self.keys, pack, ordinal, entry, &stored)
     }
@@ -345,6 +396,7 @@ impl PackReader {
                     return Ok(found);
                 }
                 Ok(None) => {}
+                Err(error @ RepoError::PackGone { .. }) => return Err(error),
                 Err(error) if error.concerns_one_object() => failure = Some(error),
                 Err(error) => return Err(error),
             }

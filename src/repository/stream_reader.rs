@@ -52,6 +52,8 @@ pub struct StreamReader {
     tick: u64,
     window: (u64, u64, Arc<Vec<Run>>),
     held: HeldSegments,
+    /// The state of [`PackReader::newest`] that this was opened with.
+    epoch: u64,
 }
 
 /// Reads a record's head, from whichever copy is good.
@@ -105,6 +107,7 @@ fn read_record(
             }
             // another part of the record is there
             Ok(None) => {}
+            Err(error @ RepoError::PackGone { .. }) => return Err(error),
             Err(error) if error.concerns_one_object() => failure = Some(error),
             Err(error) => return Err(error),
         }
@@ -118,6 +121,16 @@ impl StreamReader {
     /// # Errors
     /// Missing or damaged heads; a chain that is too long or goes round.
     pub fn open(index: &RepositoryIndex, packs: &PackReader, version: VersionId) -> Result<Self> {
+        loop {
+            let (newest, epoch) = packs.newest();
+            match Self::open_in(newest.as_deref().unwrap_or(index), packs, version, epoch) {
+                Err(RepoError::PackGone { pack }) => packs.reload(index, pack)?,
+                result => return result,
+            }
+        }
+    }
+
+    fn open_in(index: &RepositoryIndex, packs: &PackReader, version: VersionId, epoch: u64) -> Result<Self> {
         let mut reader = Self {
             levels: Vec::new(),
             spaces: Vec::new(),
@@ -126,6 +139,7 @@ impl StreamReader {
             tick: 0,
             window: (0, 0, Arc::default()),
             held: HeldSegments::default(),
+            epoch,
         };
         let mut numbers: HashMap<VersionId, u32> = HashMap::new();
         let mut next = Some((version, None));
@@ -341,6 +355,32 @@ impl StreamReader {
                 what: format!("bytes {start} to {end} of version {}", self.head().version),
             });
         }
+        let before = out.len();
+        loop {
+            let (newest, epoch) = packs.newest();
+            let current = newest.as_deref().unwrap_or(index);
+            if epoch != self.epoch {
+                *self = Self::open(index, packs, self.head().version)?;
+                continue;
+            }
+            match self.read_in(current, packs, start, end, out) {
+                Err(RepoError::PackGone { pack }) => {
+                    out.truncate(before);
+                    packs.reload(index, pack)?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn read_in(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        start: u64,
+        end: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let mut at = start;
         while at < end {
             let (to, runs) = self.window_at(index, packs, at)?;

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 # [3] kinds of object
 CONFIG, KEY_SLOT, PACK, INDEX, SESSION_START, SESSION_SAW, SNAPSHOT, TOMBSTONE = 1, 2, 3, 4, 5, 6, 7, 10
 # [6] kinds of blob
-SEGMENT, HEAD, SLICE, TABLE, INDEX_BODY, SNAPSHOT_RECORD, SESSION_PART, TOMBSTONE_RECORD = 1, 2, 3, 4, 5, 6, 7, 9
+SEGMENT, HEAD, SLICE, TABLE, INDEX_BODY, SNAPSHOT_RECORD, SESSION_PART, TOMBSTONE_RECORD, SPARSE = 1, 2, 3, 4, 5, 6, 7, 9, 10
 TABLE_ORDINAL = 0xFFFFFFFF
 MIB = 1 << 20
 RAW_MAX = 64 * MIB
@@ -276,7 +276,7 @@ def copy_zero(header):
 
 # ---------------------------------------------------------------- records of packs and index [9] [10] [11]
 
-Blob = namedtuple("Blob", "kind id start generation sequence stored raw")
+Blob = namedtuple("Blob", "kind id start span generation sequence stored raw")
 Pack = namedtuple("Pack", "id copy stored blobs offsets chunks")
 Head = namedtuple("Head", "version generation parent parent_bytes plain_bytes literal_bytes spaces slices proof")
 
@@ -287,18 +287,43 @@ def read_table(record):
     blobs = []
     for _ in range(record.uint()):
         meta, number = record.uint(), record.uint()
-        start = generation = sequence = 0
+        start = span = generation = sequence = 0
         if meta == 0:
             start = record.uint()
         elif meta == 1:
             generation = record.uint()
         elif meta == 2:
             generation, sequence = record.uint(), record.uint()
+        elif meta == 3:
+            start, span = record.uint(), record.uint()
         else:
             raise Damaged(f"{record.what}: unknown kind of blob {meta}")
-        blobs.append(Blob(meta + 1, ids[number], start, generation, sequence, record.uint(), record.uint()))
+        kind = SPARSE if meta == 3 else meta + 1
+        stored, raw = record.uint(), record.uint()
+        blobs.append(Blob(kind, ids[number], start, raw if meta == 0 else span, generation, sequence, stored, raw))
     chunks = record.list(lambda: (record.digest(), ids[record.uint()], record.uint(), record.uint()))
     return blobs, chunks
+
+
+def read_sparse(raw, blob, what):
+    """[9]: the pieces of a sparse segment as (offset, bytes)."""
+    count, at = leb128(raw, 0)
+    places, offset = [], blob.start
+    for number in range(count):
+        gap, at = leb128(raw, at)
+        length, at = leb128(raw, at)
+        if length == 0 or (number and gap == 0):
+            raise Damaged(f"{what}: a piece is empty or touches another")
+        offset += gap
+        places.append((offset, length))
+        offset += length
+    if not places or offset > blob.start + blob.span or at + sum(p[1] for p in places) != len(raw):
+        raise Damaged(f"{what}: its pieces do not add up")
+    pieces = []
+    for offset, length in places:
+        pieces.append((offset, raw[at:at + length]))
+        at += length
+    return pieces
 
 
 def pack_of(pack_id, copy, stored, blobs, chunks):
@@ -586,7 +611,7 @@ class Repository:
                 elif blob.kind == SLICE:
                     self.slices.setdefault((blob.id, blob.generation, blob.sequence), []).append(place)
                 else:
-                    self.spaces.setdefault(blob.id, []).append((blob.start, blob.start + blob.raw, place))
+                    self.spaces.setdefault(blob.id, []).append((blob.start, blob.start + blob.span, place))
         for parts in self.spaces.values():
             parts.sort()
 
@@ -601,8 +626,17 @@ class Repository:
                 sealed = file.read(blob.stored)
         except FileNotFoundError:
             raise Missing(f"{name}: missing") from None
-        key = self.keys.data if blob.kind == SEGMENT else self.keys.meta
+        key = self.keys.data if blob.kind in (SEGMENT, SPARSE) else self.keys.meta
         return self.keys.open(key, pack_id, ordinal, blob.kind, blob.raw, sealed, what)
+
+    def pieces(self, place):
+        """The literal bytes of a blob as (offset, bytes)."""
+        _, pack_id, ordinal = place
+        blob = self.packs[pack_id].blobs[ordinal]
+        raw = self.blob(place)
+        if blob.kind == SEGMENT:
+            return [(blob.start, raw)]
+        return read_sparse(raw, blob, f"{pack_name(pack_id)} blob {ordinal}")
 
     def first_good(self, places, what, decode=lambda raw: raw):
         """From copy 0 if it is good, else from the others."""
@@ -671,24 +705,26 @@ class Repository:
         return flat
 
     def literal(self, space, offset):
-        """The segment that holds an offset: (first offset, bytes)."""
-        starts = {place: start for start, end, place in self.spaces.get(space, []) if start <= offset < end}
-        key = (space, tuple(sorted(starts)))
-        if key not in self.segment_cache:
-            if len(self.segment_cache) >= 64:
-                self.segment_cache.clear()
-            failure = None
-            for place in key[1]:
-                try:
-                    self.segment_cache[key] = (starts[place], self.blob(place))
-                    break
-                except Damaged as error:
-                    failure = failure or error
-            else:
-                raise failure or Missing(f"byte {offset} of space {space.hex()}: missing")
-            if failure:
-                finding(failure)
-        return self.segment_cache[key]
+        """The bytes of a space around an offset: (first offset, bytes)."""
+        failure = None
+        for start, end, place in sorted(self.spaces.get(space, []), key=lambda part: part[2]):
+            if not start <= offset < end:
+                continue
+            try:
+                if place not in self.segment_cache:
+                    if len(self.segment_cache) >= 64:
+                        self.segment_cache.clear()
+                    self.segment_cache[place] = self.pieces(place)
+                pieces = self.segment_cache[place]
+            except Damaged as error:
+                failure = failure or error
+                continue
+            at = bisect.bisect_right([piece[0] for piece in pieces], offset) - 1
+            if at >= 0 and offset < pieces[at][0] + len(pieces[at][1]):
+                if failure:
+                    finding(failure)
+                return pieces[at]
+        raise failure or Missing(f"byte {offset} of space {space.hex()}: missing")
 
     def read(self, version, first=0, end=None):
         """The bytes [first, end) of a version, in pieces."""
@@ -813,9 +849,10 @@ class Repository:
         self.packs[pack_id] = pack
         segments = []
         for ordinal, blob in enumerate(pack.blobs):
-            bytes_of = self.blob((pack.copy, pack_id, ordinal))
-            if blob.kind == SEGMENT:
-                segments.append((blob.id, blob.start, bytes_of))
+            if blob.kind in (SEGMENT, SPARSE):
+                segments += [(blob.id, at, part) for at, part in self.pieces((pack.copy, pack_id, ordinal))]
+            else:
+                self.blob((pack.copy, pack_id, ordinal))
         for chunk_id, space, start, length in pack.chunks:
             plain = b"".join(
                 data[max(start - at, 0):start + length - at]

@@ -7,6 +7,7 @@ use holdfast::format::config_object::WriterParameters;
 use holdfast::ops::cancel::Cancel;
 use holdfast::ops::observer::Silent;
 use holdfast::ops::prune::{self, PruneError, PruneMeans, PruneOptions, PruneReport, Roots};
+use holdfast::repository::reading::Reading;
 use holdfast::storage::{ObjectKind, ReadStore};
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -273,4 +274,48 @@ fn forgotten_snapshots_go_with_their_data() {
     let report = prune_with(&repo, &roots, &NORMAL).expect("prune");
     assert_eq!((report.snapshots_removed, report.packs_removed), (1, 0));
     assert!(repo.store.list(ObjectKind::Snapshot).expect("list").is_empty());
+}
+
+/// A restore that stands still while two prunes replace everything it reads goes on and ends right.
+#[test]
+fn a_restore_goes_on_while_prunes_replace_what_it_reads() {
+    let repo = Repo::new(10);
+    let mut bytes = rows(11, 150_000);
+    let mut all: Vec<(VersionId, Vec<u8>)> = Vec::new();
+    for n in 0..12u16 {
+        for k in 0..60u16 {
+            apply(&mut bytes, (2, n.wrapping_mul(7919).wrapping_add(k * 1091), 90), u64::from(n * 100 + k));
+        }
+        let (stored, _) = repo.put(&bytes, all.last().map(|l| l.0), &[]);
+        all.push((stored.version, bytes.clone()));
+    }
+    let wanted = all.last().expect("versions").clone();
+    let reading = Reading::open(Arc::clone(&repo.store) as Arc<_>, Arc::clone(&repo.keys), None).expect("open");
+    reading.packs.follow_index();
+    let mut stream = reading.stream(wanted.0).expect("stream");
+    let (mut out, total) = (Vec::new(), stream.plain_bytes());
+    let mut at = 0;
+    for step in 0.. {
+        if at == total {
+            break;
+        }
+        let to = (at + 700_000).min(total);
+        stream.read(&reading.index, &reading.packs, at, to, &mut out).expect("read");
+        at = to;
+        if step < 2 {
+            let kept = if step == 0 { all.iter().skip(6).step_by(2).map(|a| a.0).collect() } else { HashSet::new() };
+            let kept: HashSet<VersionId> = kept.into_iter().chain([wanted.0]).collect();
+            assert!(prune(&repo, &kept, &FULL).expect("prune").removed_bytes > 0);
+        }
+    }
+    assert!(out == wanted.1, "the bytes differ");
+    assert_eq!(reading.findings(), Vec::<String>::new());
+    // opened later with the old index it finds its way, too
+    assert!(reading.stream(wanted.0).is_ok());
+    // what is really missing is damage, and said to be
+    let pack = repo.store.list(ObjectKind::Pack).expect("list");
+    pack.iter().for_each(|p| drop(repo.store.raw_remove(p.name.as_str())));
+    let mut late = Vec::new();
+    let error = reading.stream(wanted.0).and_then(|mut s| s.read(&reading.index, &reading.packs, 0, total, &mut late));
+    assert!(error.expect_err("all packs are gone").is_damage());
 }

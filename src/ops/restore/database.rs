@@ -115,6 +115,7 @@ pub fn to_postgres(
     cancel: &Cancel,
 ) -> Result<DatabaseReport, Error> {
     let stream = data_stream(source)?;
+    reading.packs.follow_index();
     let decoded_before = reading.packs.counters.decoded();
     let major = server_major(means.connection).map_err(TargetError::Client)?;
     // A newer client sets what an older server does not know.
@@ -143,6 +144,7 @@ pub fn to_sqlite(
     cancel: &Cancel,
 ) -> Result<DatabaseReport, Error> {
     let stream = data_stream(source)?;
+    reading.packs.follow_index();
     let decoded_before = reading.packs.counters.decoded();
     begin(source, stream, observer);
     let mut restore = SqliteRestore::create(path)?;

@@ -295,6 +295,7 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<Report, Error> {
     check_target(&options.target)?;
+    reading.packs.follow_index();
     let decoded_before = reading.packs.counters.decoded();
     let sources = choose(snapshot, history, &options.selection)?;
     let report = Report {

@@ -51,6 +51,9 @@ def tree_size(folder):
     apparent = allocated = files = 0
     for base, _, names in os.walk(folder):
         for name in names:
+            # space that holdfast keeps free for a prune on a full disk: no data
+            if name == "reserve" and base.rstrip("/") == folder.rstrip("/"):
+                continue
             try:
                 info = os.lstat(os.path.join(base, name))
             except FileNotFoundError:

@@ -319,3 +319,16 @@ fn a_restore_goes_on_while_prunes_replace_what_it_reads() {
     let error = reading.stream(wanted.0).and_then(|mut s| s.read(&reading.index, &reading.packs, 0, total, &mut late));
     assert!(error.expect_err("all packs are gone").is_damage());
 }
+
+#[test]
+fn two_at_once_do_not_do_the_work_twice() {
+    let repo = Repo::new(12);
+    let (first, _) = repo.put(&rows(1, 3000), None, &[]);
+    let maintenance = repo.session_of_none();
+    match prune(&repo, &HashSet::from([first.version]), &NORMAL) {
+        Err(PruneError::Busy { who }) => assert!(who.contains("process 1 on test"), "{who}"),
+        other => panic!("{other:?}"),
+    }
+    drop(maintenance);
+    prune(&repo, &HashSet::from([first.version]), &NORMAL).expect("the other one is over");
+}

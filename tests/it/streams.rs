@@ -29,8 +29,17 @@ impl Repo {
     }
 
     pub(crate) fn session_of(&self, source: &str) -> BackupSession {
+        self.session_with(vec![source.into()])
+    }
+
+    /// A maintenance run.
+    pub(crate) fn session_of_none(&self) -> BackupSession {
+        self.session_with(Vec::new())
+    }
+
+    fn session_with(&self, sources: Vec<String>) -> BackupSession {
         let id = SnapshotId(self.random.bytes());
-        let start = SessionStart { id, host: "test".into(), process: 1, started_ns: 0, sources: vec![source.into()] };
+        let start = SessionStart { id, host: "test".into(), process: 1, started_ns: 0, sources };
         let load =
             |store: &dyn holdfast::storage::WriteStore, keys: &Arc<Keys>, gone: &std::collections::HashSet<_>| {
                 Ok(index_loader::load_without(store, keys, None, gone)?.0)

@@ -227,16 +227,27 @@ pub fn run(means: &PruneMeans<'_>, options: &PruneOptions) -> Result<PruneReport
         refuse_beside_another(means)?;
     }
     let mut limits = Limits { full: options.full, repack_bytes: options.max_repack_bytes, step_bytes: None };
-    let mut released = false;
+    let result = run_steps(means, options, &mut limits, &mut report);
+    if limits.step_bytes.is_some() {
+        means.store.restore_reserve()?;
+    }
+    result.map(|()| report)
+}
+
+fn run_steps(
+    means: &PruneMeans<'_>,
+    options: &PruneOptions,
+    limits: &mut Limits,
+    report: &mut PruneReport,
+) -> Result<(), PruneError> {
     for step in 0..STEPS_MAX {
         means.cancel.check()?;
-        let pending = if options.dry_run { Ok(()) } else { finish::finish_pending(means, &mut report) };
-        match pending.and_then(|()| run_step(means, options, &limits, step == 0, &mut report)) {
+        let pending = if options.dry_run { Ok(()) } else { finish::finish_pending(means, report) };
+        match pending.and_then(|()| run_step(means, options, limits, step == 0, report)) {
             Ok(true) if limits.step_bytes.is_some() => {}
             Ok(_) => break,
-            Err(error) if error.is_no_space() && !released => {
+            Err(error) if error.is_no_space() && limits.step_bytes.is_none() => {
                 // steps that fit into the reserve, each of which frees before the next one writes
-                released = true;
                 let room = means.store.release_reserve()?;
                 means.observer.event(&Event::Note {
                     code: "prune.full_disk",
@@ -247,10 +258,7 @@ pub fn run(means: &PruneMeans<'_>, options: &PruneOptions) -> Result<PruneReport
             Err(error) => return Err(error),
         }
     }
-    if released {
-        means.store.restore_reserve()?;
-    }
-    Ok(report)
+    Ok(())
 }
 
 /// One round: look, choose, execute, delete. True when something was freed and there may be more.
@@ -344,7 +352,7 @@ fn choose_small(
 ) -> Result<Plan, PruneError> {
     let merges = view.marking.merges().to_vec();
     for carried_out in [0, 1] {
-        if merges.len() <= carried_out {
+        if merges.is_empty() {
             break;
         }
         // the records of all others stay, and so does what they pass over

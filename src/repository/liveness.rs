@@ -10,6 +10,7 @@ use super::index::RepositoryIndex;
 use super::pack_reader::PackReader;
 use super::record_merge::{self, Merge};
 use super::stream_reader::{DEPTH_MAX, read_head};
+use super::stream_writer::FULL_RECIPE_DEPTH;
 use crate::domain::id::VersionId;
 use crate::recipe::run::{Intervals, normalize};
 use std::collections::hash_map::Entry;
@@ -17,6 +18,8 @@ use std::collections::{HashMap, HashSet};
 
 /// Dead bytes between two live pieces that are kept with them: naming two pieces would cost as much.
 pub const PIECE_GAP_BYTES: u64 = 4;
+/// Runs of a flat recipe that a merge holds in memory, 32 bytes each.
+const PLACES_MAX: u64 = 1 << 20;
 /// Intervals gathered for a space before they are joined.
 const PENDING_MAX: usize = 1 << 14;
 
@@ -34,6 +37,7 @@ pub enum Live {
 struct Facts {
     generation: u32,
     depth: u32,
+    flat_runs: u64,
     parent: Option<VersionId>,
     spaces: Vec<VersionId>,
     literal_bytes: u64,
@@ -60,7 +64,7 @@ impl Marking {
     pub fn of(index: &RepositoryIndex, packs: &PackReader, roots: &HashSet<VersionId>) -> Result<Self> {
         let mut known: HashMap<VersionId, Facts> = HashMap::new();
         let mut marking = Self::default();
-        let mut merges: Vec<(u32, Merge)> = Vec::new();
+        let mut merges: Vec<Merge> = Vec::new();
         let mut sorted: Vec<VersionId> = roots.iter().copied().collect();
         sorted.sort_unstable();
         for &version in &sorted {
@@ -68,22 +72,35 @@ impl Marking {
             marking.needed.insert(version, own.generation);
             marking.literal_bytes.insert(version, own.literal_bytes);
             let (mut levels, mut below) = (1, own.parent);
+            let mut lowest = Vec::new();
             while let Some(id) = below.filter(|id| !roots.contains(id)) {
                 if levels >= DEPTH_MAX {
                     return Err(RepoError::damaged_version(version, "its chain of records does not end"));
                 }
-                below = facts(index, packs, &mut known, id)?.parent;
+                let passed = facts(index, packs, &mut known, id)?;
+                below = passed.parent;
                 levels += 1;
+                if below.is_none() {
+                    lowest.clone_from(&passed.spaces);
+                }
             }
             if levels > 1 {
-                merges.push((own.depth, Merge { version, parent: below, levels }));
+                // a full recipe goes: rather than another one, edits against a version that it was made from
+                let mut older = None;
+                for id in lowest.into_iter().filter(|id| roots.contains(id)) {
+                    let found = facts(index, packs, &mut known, id)?;
+                    let fits = found.depth < FULL_RECIPE_DEPTH && found.flat_runs <= PLACES_MAX;
+                    older = older.max(fits.then_some((found.depth, id)));
+                }
+                let by_recipe = older.is_some();
+                let parent = older.map(|(_, id)| id).or(below);
+                merges.push(Merge { version, parent, levels, by_recipe });
             } else if own.spaces.iter().any(|space| !roots.contains(space)) {
-                let record = Merge { version, parent: own.parent, levels: 1 };
+                let record = Merge { version, parent: own.parent, levels: 1, by_recipe: false };
                 marking.mark_literals(index, packs, &record, roots)?;
             }
         }
-        merges.sort_by_key(|(depth, merge)| (*depth, merge.version));
-        for (_, merge) in merges {
+        for merge in parents_first(merges) {
             marking.mark_literals(index, packs, &merge, roots)?;
             marking.merged.insert(merge.version);
             marking.merges.push(merge);
@@ -128,7 +145,8 @@ impl Marking {
     pub fn passed_over(index: &RepositoryIndex, packs: &PackReader, merge: &Merge) -> Result<Vec<VersionId>> {
         let mut passed = Vec::new();
         let mut below = read_head(index, packs, merge.version)?.0.parent;
-        while let Some(id) = below.filter(|id| Some(*id) != merge.parent) {
+        for _ in 1..merge.levels {
+            let Some(id) = below else { break };
             passed.push(id);
             below = read_head(index, packs, id)?.0.parent;
         }
@@ -167,6 +185,22 @@ impl Marking {
     }
 }
 
+/// Merges in an order in which no one comes before that of its parent.
+fn parents_first(merges: Vec<Merge>) -> Vec<Merge> {
+    let mut waiting: HashMap<VersionId, Merge> = merges.iter().map(|m| (m.version, m.clone())).collect();
+    let mut ordered = Vec::with_capacity(merges.len());
+    for merge in merges {
+        let mut chain = Vec::new();
+        let mut next = waiting.remove(&merge.version);
+        while let Some(merge) = next {
+            next = merge.parent.and_then(|parent| waiting.remove(&parent));
+            chain.push(merge);
+        }
+        ordered.extend(chain.into_iter().rev());
+    }
+    ordered
+}
+
 fn facts<'k>(
     index: &RepositoryIndex,
     packs: &PackReader,
@@ -180,6 +214,7 @@ fn facts<'k>(
             Ok(unknown.insert(Facts {
                 generation: head.generation,
                 depth: head.depth,
+                flat_runs: head.flat_runs,
                 parent: head.parent,
                 spaces: head.spaces.into_iter().filter(|s| *s != version).collect(),
                 literal_bytes: head.literal_bytes,

@@ -30,6 +30,9 @@ pub struct Merge {
     pub parent: Option<VersionId>,
     /// Records composed: the version's own and those of the versions between.
     pub levels: usize,
+    /// The parent is not below the version: its flat recipe is compared with the version's, and what both take from
+    /// the same place becomes a copy.
+    pub by_recipe: bool,
 }
 
 /// Hands every composed run of a merge to `each`, in stream order: the space (None: the kept parent's stream) and the
@@ -45,6 +48,23 @@ pub fn compose(
 ) -> Result<()> {
     let mut reader = StreamReader::open(index, packs, merge.version)?;
     let (mut at, total) = (0, reader.plain_bytes());
+    if let Some(parent) = merge.parent.filter(|_| merge.by_recipe) {
+        let places = Places::of(index, packs, parent)?;
+        while at < total {
+            let to = (at + WINDOW_BYTES).min(total);
+            for run in reader.flat(index, packs, at, to)? {
+                let space = reader.space(run.space).unwrap_or_default();
+                // own literals stay own
+                if space == merge.version {
+                    each(Some(space), run)?;
+                } else {
+                    places.split(space, run, &mut each)?;
+                }
+            }
+            at = to;
+        }
+        return Ok(());
+    }
     while at < total {
         let to = (at + WINDOW_BYTES).min(total);
         for run in reader.composed(index, packs, at, to, merge.levels)? {
@@ -54,6 +74,83 @@ pub fn compose(
         at = to;
     }
     Ok(())
+}
+
+/// Where the bytes of literal spaces are in a stream.
+struct Places {
+    numbers: HashMap<VersionId, u32>,
+    /// (space, first offset in the space, first offset in the stream, length), ascending, apart.
+    places: Vec<(u32, u64, u64, u64)>,
+}
+
+impl Places {
+    fn of(index: &RepositoryIndex, packs: &PackReader, version: VersionId) -> Result<Self> {
+        let mut reader = StreamReader::open(index, packs, version)?;
+        let mut found = Self { numbers: HashMap::new(), places: Vec::new() };
+        let (mut at, total) = (0, reader.plain_bytes());
+        while at < total {
+            let to = (at + WINDOW_BYTES).min(total);
+            for run in reader.flat(index, packs, at, to)? {
+                let id = reader.space(run.space).unwrap_or_default();
+                let next = u32::try_from(found.numbers.len()).unwrap_or(u32::MAX);
+                let number = *found.numbers.entry(id).or_insert(next);
+                found.places.push((number, run.src, run.dst, u64::from(run.len)));
+            }
+            at = to;
+        }
+        found.places.sort_unstable();
+        // bytes that the stream has twice are found at the first place
+        let mut kept: Vec<(u32, u64, u64, u64)> = Vec::with_capacity(found.places.len());
+        for (number, src, dst, len) in found.places.drain(..) {
+            let end = kept.last().filter(|last| last.0 == number).map_or(0, |last| last.1 + last.3);
+            let cut = end.saturating_sub(src).min(len);
+            if cut < len {
+                kept.push((number, src + cut, dst + cut, len - cut));
+            }
+        }
+        found.places = kept;
+        Ok(found)
+    }
+
+    /// Hands a run on in parts: copies of the stream where it has the same bytes, the run itself elsewhere.
+    fn split(
+        &self,
+        space: VersionId,
+        run: Run,
+        each: &mut impl FnMut(Option<VersionId>, Run) -> Result<()>,
+    ) -> Result<()> {
+        let Some(&number) = self.numbers.get(&space) else { return each(Some(space), run) };
+        let (mut src, mut dst, end) = (run.src, run.dst, run.src_end());
+        let mut at = self.places.partition_point(|p| (p.0, p.1) <= (number, src)).saturating_sub(1);
+        while src < end {
+            let place = self.places.get(at).filter(|p| p.0 == number);
+            let (from, to) = place.map_or((0, 0), |p| (p.1, p.1 + p.3));
+            if let Some(place) = place.filter(|_| from <= src && src < to) {
+                let len = to.min(end) - src;
+                each(None, Run { dst, src: place.2 + (src - from), len: length(len), space: PARENT })?;
+                (src, dst) = (src + len, dst + len);
+                at += 1;
+                continue;
+            }
+            // the next place of this space that begins after `src`
+            if to <= src && self.places.get(at + 1).is_some_and(|p| p.0 == number) {
+                at += 1;
+                if self.places.get(at).is_some_and(|p| p.1 <= src) {
+                    continue;
+                }
+            }
+            let next = self.places.get(at).filter(|p| p.0 == number && p.1 > src).map_or(end, |p| p.1.min(end));
+            let len = next - src;
+            each(Some(space), Run { dst, src, len: length(len), space: run.space })?;
+            (src, dst) = (src + len, dst + len);
+        }
+        Ok(())
+    }
+}
+
+/// Lengths inside a run fit it.
+fn length(len: u64) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 /// Writes the record of a merge, both copies, under a generation. `below` is the head of the kept parent. Returns the new head.
@@ -186,5 +283,59 @@ impl Record {
         writer.add(1, blob, bytes.clone(), HEAD_LEVEL)?;
         writer.add(0, blob, bytes, HEAD_LEVEL)?;
         Ok(self.head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Each byte of a run comes out once, in order, either as itself or as a copy of a place that holds it.
+        #[test]
+        fn split_keeps_every_byte(
+            parts in prop::collection::vec((0u32..3, 0u64..200, 1u64..40), 0..20),
+            space in 0u8..3, src in 0u64..220, len in 1u32..120,
+        ) {
+            let ids: Vec<VersionId> = (0..3u8).map(|n| VersionId([n; 16])).collect();
+            let mut places = Places { numbers: HashMap::new(), places: Vec::new() };
+            for (n, id) in (0u32..).zip(&ids[..2]) {
+                places.numbers.insert(*id, n);
+            }
+            let mut sorted: Vec<_> = parts.into_iter().filter(|p| p.0 < 2).collect();
+            sorted.sort_unstable();
+            let mut dst = 1000;
+            for (n, at, len) in sorted {
+                let end = places.places.last().filter(|l| l.0 == n).map_or(0, |l| l.1 + l.3);
+                if at >= end {
+                    places.places.push((n, at, dst, len));
+                    dst += len + 3;
+                }
+            }
+            let run = Run { dst: 5, src, len, space: 77 };
+            let mut out = Vec::new();
+            places.split(ids[usize::from(space)], run, &mut |s, r| {
+                out.push((s, r));
+                Ok(())
+            }).unwrap();
+            let mut bytes = Vec::new();
+            for (s, r) in out {
+                prop_assert_eq!(r.dst, 5 + bytes.len() as u64);
+                for k in 0..u64::from(r.len) {
+                    bytes.push(match s {
+                        Some(id) => (id, r.src + k),
+                        None => {
+                            let at = r.src + k;
+                            let p = places.places.iter().find(|p| p.2 <= at && at < p.2 + p.3).unwrap();
+                            (ids[p.0 as usize], p.1 + (at - p.2))
+                        }
+                    });
+                }
+            }
+            let expected: Vec<_> = (0..u64::from(len)).map(|k| (ids[usize::from(space)], src + k)).collect();
+            prop_assert_eq!(bytes, expected);
+            // and nothing that is there is left out
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::format::sparse;
 use std::collections::{HashMap, HashSet};
 
 /// Live bytes gathered from neighbouring segments before they are stored as one.
-const GATHER_BYTES: usize = 64 << 10;
+const GATHER_BYTES: usize = 32 << 10;
 /// Longest span of a gathered segment.
 const SPAN_BYTES_MAX: u64 = 64 << 20;
 /// Raw bytes from which literals count as bulk.

@@ -19,7 +19,7 @@ const HEAD_BYTES_MAX: usize = 64 << 20;
 /// Stream bytes flattened at a time.
 const WINDOW_BYTES: u64 = 4 << 20;
 /// Bytes of segments held by a reader beside the shared cache.
-const HELD_BYTES_MAX: usize = 8 << 20;
+const HELD_BYTES_MAX: usize = 14 << 20;
 /// Decoded runs of slices kept, bytes.
 const SLICES_KEPT_BYTES: usize = 12 << 20;
 
@@ -426,35 +426,51 @@ impl StreamReader {
     }
 }
 
-/// The segment last used of each literal space: runs of one space follow each other in it.
+/// The segment last used of each literal space: runs of one space follow each other in it. A long history has hundreds
+/// of spaces in use at any place of the stream; those not used for longest go first.
 #[derive(Debug, Default)]
 struct HeldSegments {
-    by_space: Vec<Option<Arc<Segment>>>,
+    by_space: Vec<Option<(Arc<Segment>, u32)>>,
     bytes: usize,
+    tick: u32,
 }
 
 impl HeldSegments {
-    /// The bytes of a space from `src` to the end of the segment that is held; empty when another one is needed.
+    /// The bytes of a space from `src` to the end of what the segment that is held has there; empty when another one is
+    /// needed.
     #[inline]
     fn bytes_at(&self, space: u32, src: u64) -> &[u8] {
         match self.by_space.get(space as usize) {
-            Some(Some(segment)) => segment.bytes_at(src),
+            Some(Some((segment, _))) => segment.bytes_at(src),
             _ => &[],
         }
     }
 
     fn keep(&mut self, space: u32, segment: Arc<Segment>) {
         if self.bytes > HELD_BYTES_MAX {
-            *self = Self::default();
+            self.drop_oldest();
         }
         let slot = space as usize;
         if self.by_space.len() <= slot {
             self.by_space.resize(slot + 1, None);
         }
+        self.tick = self.tick.wrapping_add(1);
         if let Some(place) = self.by_space.get_mut(slot) {
             self.bytes += segment.held_bytes();
-            let old = place.replace(segment);
-            self.bytes -= old.map_or(0, |gone| gone.held_bytes());
+            let old = place.replace((segment, self.tick));
+            self.bytes -= old.map_or(0, |(gone, _)| gone.held_bytes());
+        }
+    }
+
+    /// Drops the half that came first, so that this is seldom needed.
+    fn drop_oldest(&mut self) {
+        let mut ticks: Vec<u32> = self.by_space.iter().flatten().map(|(_, tick)| *tick).collect();
+        ticks.sort_unstable();
+        let Some(&middle) = ticks.get(ticks.len() / 2) else { return };
+        for place in &mut self.by_space {
+            if let Some((gone, _)) = place.take_if(|(_, tick)| *tick <= middle) {
+                self.bytes -= gone.held_bytes();
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ const BULK_RUN_BYTES: usize = 64 << 10;
 /// A window with more unmatched bytes than one part in this sends the writer looking for its place again.
 const LOST_SHARE: usize = 4;
 /// Records below a version before a full recipe is written, unless the settings say otherwise.
-pub const FULL_RECIPE_DEPTH: u32 = 83;
+pub const FULL_RECIPE_DEPTH: u32 = 55;
 /// A full recipe is also due when the chain's stored bytes exceed this many bytes for each run of the flat recipe.
 const CHAIN_BYTES_PER_RUN: u64 = 24;
 /// Bytes of a chain below which no full recipe is written for its length alone.

@@ -5,6 +5,7 @@ mod bad_input;
 mod cli_forget;
 mod cli_init;
 mod cli_listing;
+mod cli_repair;
 mod cli_settings;
 mod damage;
 mod fuzz_corpus;

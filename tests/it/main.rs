@@ -8,6 +8,7 @@ mod cli_listing;
 mod cli_repair;
 mod cli_settings;
 mod damage;
+mod damage_repair;
 mod fuzz_corpus;
 mod golden;
 mod killed;

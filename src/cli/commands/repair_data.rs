@@ -124,7 +124,9 @@ fn conclude(
         1 => "One snapshot has lost data".to_owned(),
         n => format!("{n} snapshots have lost data"),
     };
-    invocation.output.note("repair.next", "A backup now stores again what its source still has");
+    if listing.is_some() {
+        invocation.output.note("repair.next", "The next backup stores again what its source still has");
+    }
     Err(Failure::new(ExitCode::Damaged, "repository.damaged", message).hint(
         "`holdfast repair snapshots` saves what is whole of them; `holdfast forget ID` drops what you do not want to keep",
     ))

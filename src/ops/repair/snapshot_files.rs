@@ -84,7 +84,9 @@ pub(super) fn rebuild(
         return Ok(None);
     };
     let (mut old_content, parent) = (open(session, content.version)?, open(session, content.version)?);
-    let mut contents = StreamWriter::new(session, parent, Vec::new(), StreamSettings::files());
+    // a full recipe, so that nothing of the damaged record is needed once the original is forgotten
+    let settings = StreamSettings { full_recipe_depth: 0, ..StreamSettings::files() };
+    let mut contents = StreamWriter::new(session, parent, Vec::new(), settings);
     let mut trees = StreamWriter::new(session, Some(tree_parent), Vec::new(), StreamSettings::tree());
     let (mut writer, mut bytes, mut sha256) = (TreeWriter::new(), Vec::new(), Context::new(&SHA256));
     let (mut root, mut rebuilt) = (blake3::Hasher::new(), Rebuilt::default());

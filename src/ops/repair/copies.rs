@@ -7,6 +7,7 @@ use super::{RepairError, RepairMeans};
 use crate::domain::id::{KeySlotId, SnapshotId};
 use crate::format::config_object::{self, UnverifiedConfig};
 use crate::format::key_slot::{self, KeySlot};
+use crate::repository::condemned;
 use crate::repository::snapshots::{self, SNAPSHOT_BYTES_MAX};
 use crate::storage::{ErrorKind, ObjectKind, ObjectName, SessionPart};
 use serde::Serialize;
@@ -43,9 +44,13 @@ pub fn heal(means: &RepairMeans<'_>, dry_run: bool, report: &mut CopiesReport) -
     let mut healer = Healer { means, dry_run, report };
     healer.config()?;
     healer.keys()?;
+    let records = condemned::load_all(means.reader.as_ref(), &means.keys)?;
     for id in snapshots::list(means.reader.as_ref())? {
         means.cancel.check()?;
-        healer.snapshot(id)?;
+        // a prune that is at work removes its parts one after the other
+        if !records.iter().any(|record| record.snapshots.contains(&id)) {
+            healer.snapshot(id)?;
+        }
     }
     Ok(())
 }

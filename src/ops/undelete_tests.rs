@@ -82,6 +82,9 @@ impl DeleteStore for FencesOnDelete {
     fn remove_run(&self, kind: ObjectKind, id: SnapshotId) -> Result<bool> {
         self.0.remove_run(kind, id)
     }
+    fn quarantine(&self, name: &ObjectName) -> Result<Option<ObjectName>> {
+        self.0.quarantine(name)
+    }
     fn release_reserve(&self) -> Result<u64> {
         self.0.release_reserve()
     }

@@ -72,8 +72,8 @@ pub struct BackupSession {
     pub(crate) writer: PackWriter,
     pub(crate) chunker: Chunker,
     guard: Box<dyn SessionGuard>,
-    /// Packs that condemned records named when the session began; nothing may rely on them.
-    excluded: HashSet<PackId>,
+    /// Something was lost once, or is about to go: a parent counts only when all of it is there.
+    checks_parents: bool,
     added: HashMap<VersionId, u64>,
 }
 
@@ -112,11 +112,14 @@ impl BackupSession {
             sealed::encode(&header(ObjectTag::SessionSaw), keys.meta(), KIND_SESSION, 1, &saw).map_err(limit)?;
         store.put_new(&ObjectName::session(start.id, SessionPart::Saw), &bytes)?;
         let index = load(store.as_ref(), &keys, &excluded)?;
+        // after the index: a repair puts the old index objects aside, so an index without them comes with this list
+        let checks_parents = !excluded.is_empty() || !store.list(ObjectKind::Quarantine)?.is_empty();
         let reader = PackReader::new(Arc::clone(&store) as Arc<_>, Arc::clone(&keys), SEGMENT_CACHE_BYTES);
         let writer =
             PackWriter::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&random)).with_target(parameters);
         let chunker = Chunker::new(&keys.gear_table(), parameters);
-        Ok(Self { store, keys, random, index, reader, writer, chunker, guard, excluded, added: HashMap::new() })
+        let added = HashMap::new();
+        Ok(Self { store, keys, random, index, reader, writer, chunker, guard, checks_parents, added })
     }
 
     /// The session's id: the id of the snapshot to be.
@@ -146,10 +149,9 @@ impl BackupSession {
     /// Storage errors other than damage.
     pub fn open_parent(&self, version: VersionId) -> Result<Option<StreamReader>> {
         match StreamReader::open(&self.index, &self.reader, version) {
-            // beside a prune a version may have lost a part that nobody else needed
-            Ok(_) if !self.excluded.is_empty() && !closure::is_complete(&self.index, &self.reader, version)? => {
-                Ok(None)
-            }
+            // beside a prune a version may have lost a part that nobody else needed; after a repair its bytes may be gone,
+            // and a file that did not change would be copied from there without being read
+            Ok(_) if self.checks_parents && !closure::is_complete(&self.index, &self.reader, version)? => Ok(None),
             Ok(reader) => Ok(Some(reader)),
             Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),

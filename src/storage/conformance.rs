@@ -33,6 +33,7 @@ pub fn check(one: &dyn DeleteStore, two: &dyn DeleteStore, random: &dyn Random) 
     check.writers()?;
     check.listing()?;
     check.deletion()?;
+    check.quarantine()?;
     check.commit()?;
     check.fence()?;
     check.life()?;
@@ -179,6 +180,29 @@ impl Check<'_> {
         self.gives("deleting again says so", self.two.delete(&name), &false)
     }
 
+    fn quarantine(&self) -> Verdict {
+        for name in [self.pack(), ObjectName::index(IndexId(self.random.bytes()))] {
+            let (first, second) = (ObjectName::quarantined(&name, 0), ObjectName::quarantined(&name, 1));
+            self.gives("putting aside what is absent says so", self.one.quarantine(&name), &None)?;
+            self.gives("a new object can be written", self.one.put_new(&name, b"old"), &())?;
+            self.gives("a range is read exactly", self.one.get_range(&name, 0, 3), &b"old".to_vec())?;
+            self.gives("an object can be put aside", self.one.quarantine(&name), &Some(first.clone()))?;
+            self.gives("what was put aside has left its place", self.two.stored_bytes(&name), &None)?;
+            let range = self.one.get_range(&name, 0, 3);
+            self.fails("what was put aside is not read under its old name", range, ErrorKind::NotFound)?;
+            self.gives("what was put aside is kept", self.two.get(&first, 3), &b"old".to_vec())?;
+            // A healed object comes back under its own name, and may be damaged once more.
+            self.gives("its name can be used again", self.one.put_new(&name, b"new"), &())?;
+            self.gives("the same name can be put aside twice", self.two.quarantine(&name), &Some(second.clone()))?;
+            self.gives("nothing that was put aside is replaced", self.one.get(&first, 3), &b"old".to_vec())?;
+            self.gives("the second is kept beside it", self.one.get(&second, 3), &b"new".to_vec())?;
+            let listed = self.two.list(ObjectKind::Quarantine);
+            let both = listed.map(|list| [&first, &second].iter().all(|n| list.iter().any(|i| i.name == **n)));
+            self.gives("what was put aside is listed", both, &true)?;
+        }
+        Ok(())
+    }
+
     fn commit(&self) -> Verdict {
         let id = SnapshotId(self.random.bytes());
         let (manifest, copy) = (SessionPart::Manifest, SessionPart::ManifestCopy);
@@ -313,6 +337,8 @@ mod tests {
         CommitsFenced,
         ShortRange,
         AlwaysAlive,
+        QuarantineReplaces,
+        QuarantineCopies,
     }
 
     struct Faulty(MemoryStore, Fault);
@@ -385,6 +411,19 @@ mod tests {
         fn remove_run(&self, kind: ObjectKind, id: SnapshotId) -> Result<bool> {
             self.0.remove_run(kind, id)
         }
+        fn quarantine(&self, name: &ObjectName) -> Result<Option<ObjectName>> {
+            let to = ObjectName::quarantined(name, 0);
+            if self.1 == Fault::QuarantineReplaces {
+                self.0.raw_remove(to.as_str());
+            }
+            if self.1 == Fault::QuarantineCopies
+                && let Some(bytes) = self.0.raw_get(name.as_str())
+            {
+                self.0.raw_replace(to.as_str(), bytes);
+                return Ok(Some(to));
+            }
+            self.0.quarantine(name)
+        }
         fn release_reserve(&self) -> Result<u64> {
             self.0.release_reserve()
         }
@@ -395,9 +434,15 @@ mod tests {
 
     #[test]
     fn planted_faults_are_found() {
-        for fault in
-            [Fault::Overwrites, Fault::HidesFromList, Fault::CommitsFenced, Fault::ShortRange, Fault::AlwaysAlive]
-        {
+        for fault in [
+            Fault::Overwrites,
+            Fault::HidesFromList,
+            Fault::CommitsFenced,
+            Fault::ShortRange,
+            Fault::AlwaysAlive,
+            Fault::QuarantineReplaces,
+            Fault::QuarantineCopies,
+        ] {
             let store = MemoryStore::new();
             let verdict = check(&Faulty(store.clone(), fault), &Faulty(store, fault), &SeededRandom::new(2));
             assert!(verdict.is_err(), "{fault:?}");

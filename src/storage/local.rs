@@ -10,8 +10,8 @@ mod pending;
 mod reserve;
 
 use super::{
-    DeleteStore, Error, ErrorKind, ObjectInfo, ObjectKind, ObjectName, ObjectWriter, RESERVE_NAME, ReadStore, Result,
-    SessionGuard, SessionPart, WriteStore,
+    DeleteStore, Error, ErrorKind, ObjectInfo, ObjectKind, ObjectName, ObjectWriter, QUARANTINE_ATTEMPTS_MAX,
+    RESERVE_NAME, ReadStore, Result, SessionGuard, SessionPart, WriteStore,
 };
 use crate::domain::id::SnapshotId;
 use crate::fsio::folder::{Folder, Kind};
@@ -447,6 +447,28 @@ impl DeleteStore for LocalStore {
         self.inner.root.remove_folder(&folder).map_err(wrap)?;
         self.inner.root.sync_folder(kind.folder()).map_err(wrap)?;
         Ok(true)
+    }
+
+    fn quarantine(&self, name: &ObjectName) -> Result<Option<ObjectName>> {
+        let wrap = |error| self.inner.error("put aside", name.as_str(), error);
+        let root = &self.inner.root;
+        lock(&self.inner.open_files).retain(|(known, _)| known != name);
+        for attempt in 0..QUARANTINE_ATTEMPTS_MAX {
+            let to = ObjectName::quarantined(name, attempt);
+            self.inner.ensure_folder(&to).map_err(wrap)?;
+            match root.rename_new(name.as_str(), to.as_str()) {
+                Ok(()) => {
+                    // The new name first: if only one of the two folders becomes durable, it must be that one.
+                    root.sync_folder(split_name(to.as_str()).0).map_err(wrap)?;
+                    root.sync_folder(split_name(name.as_str()).0).map_err(wrap)?;
+                    return Ok(Some(to));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(wrap(error)),
+            }
+        }
+        Err(self.inner.refusal(ErrorKind::AlreadyExists, "put aside", name.as_str()))
     }
 
     fn release_reserve(&self) -> Result<u64> {

@@ -3,8 +3,8 @@
 //! Clones share the same objects, as two processes share a folder.
 
 use super::{
-    DeleteStore, Error, ErrorKind, ObjectInfo, ObjectKind, ObjectName, ObjectWriter, ReadStore, Result, SessionGuard,
-    SessionPart, WriteStore,
+    DeleteStore, Error, ErrorKind, ObjectInfo, ObjectKind, ObjectName, ObjectWriter, QUARANTINE_ATTEMPTS_MAX,
+    ReadStore, Result, SessionGuard, SessionPart, WriteStore,
 };
 use crate::domain::id::SnapshotId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,6 +212,22 @@ impl DeleteStore for MemoryStore {
         let (folder, before) = (format!("{}/{id}/", kind.folder()), shared.objects.len());
         shared.objects.retain(|name, _| !name.starts_with(&folder));
         Ok(shared.objects.len() < before)
+    }
+
+    fn quarantine(&self, name: &ObjectName) -> Result<Option<ObjectName>> {
+        let mut shared = self.lock();
+        let Some(bytes) = shared.objects.remove(name.as_str()) else { return Ok(None) };
+        let mut names = (0..QUARANTINE_ATTEMPTS_MAX).map(|attempt| ObjectName::quarantined(name, attempt));
+        match names.find(|free| !shared.objects.contains_key(free.as_str())) {
+            Some(free) => {
+                shared.objects.insert(free.as_str().to_owned(), bytes);
+                Ok(Some(free))
+            }
+            None => {
+                shared.objects.insert(name.as_str().to_owned(), bytes);
+                Err(self.error(ErrorKind::AlreadyExists, "put aside", name.as_str()))
+            }
+        }
     }
 
     fn release_reserve(&self) -> Result<u64> {

@@ -36,7 +36,7 @@ pub enum ObjectKind {
     Forgotten,
     /// `condemned/ID`: packs that a prune is about to delete.
     Condemned,
-    /// `quarantine/ab/ID`: packs found damaged, kept for repair.
+    /// `quarantine/ab/ID`: packs found damaged, and below `quarantine/` other objects that a repair put aside.
     Quarantine,
     /// `tmp/NAME`: objects being written; leftovers belong to runs that died.
     Temporary,
@@ -113,6 +113,13 @@ impl ObjectName {
     /// The tombstone of a snapshot.
     pub fn tombstone(id: SnapshotId) -> Self {
         Self(format!("forgotten/{id}"))
+    }
+    /// Where an object goes that was found damaged: below `quarantine/`, packs without their folder's name. `attempt`
+    /// counts from 0; later ones are for names that are taken because another damaged object had the same name.
+    pub fn quarantined(of: &Self, attempt: u32) -> Self {
+        let path = of.0.strip_prefix("packs/").unwrap_or(&of.0);
+        let suffix = if attempt == 0 { String::new() } else { format!(".{}", attempt + 1) };
+        Self(format!("quarantine/{path}{suffix}"))
     }
     /// A name found by listing; the caller checks what it means.
     pub(crate) fn found(path: String) -> Self {
@@ -269,19 +276,25 @@ pub trait WriteStore: ReadStore {
     fn clear_leftovers(&self) -> Result<u64>;
 }
 
-/// Deletes objects. Only prune, forget and key removal hold one.
+/// Deletes objects and moves them aside. Only prune, repair, forget and key removal hold one.
 pub trait DeleteStore: WriteStore {
     /// Removes an object; `Ok(false)` when it was not there.
     fn delete(&self, name: &ObjectName) -> Result<bool>;
     /// Removes every part of a snapshot ([`ObjectKind::Snapshot`]) or of a fenced session ([`ObjectKind::Fenced`]);
     /// `Ok(false)` when there was none. A part that is left after a crash belongs to no snapshot that anybody lists.
     fn remove_run(&self, kind: ObjectKind, id: SnapshotId) -> Result<bool>;
+    /// Moves an object below `quarantine/`, under its own name, in one step that cannot replace anything. Returns the
+    /// new name; `Ok(None)` when the object was not there. Durable on return.
+    fn quarantine(&self, name: &ObjectName) -> Result<Option<ObjectName>>;
     /// Gives back the space that is kept for a full disk, and says how many bytes may be written now before something
     /// is freed; `u64::MAX` where storage has no such limit.
     fn release_reserve(&self) -> Result<u64>;
     /// Takes the space again, as far as there is room.
     fn restore_reserve(&self) -> Result<()>;
 }
+
+/// Objects of one name that may be put aside.
+pub const QUARANTINE_ATTEMPTS_MAX: u32 = 1000;
 
 /// The file of zero bytes that a repository on a disk keeps, so that a prune can work when the disk is full.
 pub const RESERVE_NAME: &str = "reserve";

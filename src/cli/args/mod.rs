@@ -95,7 +95,7 @@ pub enum Command {
     Cleanup(Box<forget::ForgetArgs>),
     /// Manage passwords and key files
     Key(key::KeyArgs),
-    /// Build derived data anew
+    /// Keep what is whole of a damaged repository, and say what is lost
     Repair(repair::RepairArgs),
     /// Show or check the settings
     Config(config::ConfigArgs),

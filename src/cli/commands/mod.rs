@@ -11,6 +11,7 @@ pub(crate) mod key;
 pub(crate) mod ls;
 pub(crate) mod prune;
 pub(crate) mod repair;
+mod repair_data;
 pub(crate) mod restore;
 pub(crate) mod secret_file;
 pub(crate) mod snapshots;

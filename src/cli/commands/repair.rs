@@ -1,5 +1,6 @@
 //! `repair`: what can be made again from what is there.
 
+use super::repair_data;
 use crate::cli::args::repair::{RepairArgs, RepairCommand};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
@@ -13,8 +14,10 @@ use std::sync::Arc;
 
 /// Repairs.
 pub(crate) fn run(invocation: &Invocation, args: &RepairArgs) -> Result<ExitCode, Failure> {
-    match args.command {
+    match &args.command {
         RepairCommand::Index => index(invocation),
+        RepairCommand::Packs(args) => repair_data::packs(invocation, args),
+        RepairCommand::Snapshots(args) => repair_data::snapshots(invocation, args),
     }
 }
 

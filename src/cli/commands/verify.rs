@@ -31,6 +31,7 @@ pub(crate) fn run(invocation: &Invocation, args: &VerifyArgs) -> Result<ExitCode
         sources: args.scope.sources.clone(),
         max_duration: args.max_duration,
         unverified_for: args.unverified_for,
+        packs: Vec::new(),
     };
     let catalog = opening::catalog(invocation, opened.repository.config.repository)?;
     let (clock, observer, cancel) = (&invocation.clock, invocation.observer(), &invocation.cancel);

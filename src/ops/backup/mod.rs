@@ -7,7 +7,7 @@
 
 mod files;
 mod identities;
-mod prove;
+pub(crate) mod prove;
 mod streams;
 
 use super::cancel::Cancel;
@@ -397,7 +397,7 @@ fn save_and_commit(
 }
 
 /// Snapshots that no other snapshot names as seen: the ends of the chain.
-fn heads(all: &[LoadedSnapshot]) -> impl Iterator<Item = &LoadedSnapshot> {
+pub(crate) fn heads(all: &[LoadedSnapshot]) -> impl Iterator<Item = &LoadedSnapshot> {
     let seen: std::collections::HashSet<SnapshotId> =
         all.iter().flat_map(|s| s.snapshot.heads.iter().map(|h| h.0)).collect();
     all.iter().filter(move |s| !seen.contains(&s.snapshot.id))

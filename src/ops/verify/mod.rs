@@ -9,6 +9,7 @@
 //! Invariants: nothing is ever written to the repository; one bad object never ends the run; any wrong stored byte is
 //! a finding, also where a second copy serves.
 
+pub mod examine;
 mod impact;
 mod objects;
 mod packs;
@@ -74,12 +75,14 @@ pub struct VerifyOptions {
     pub max_duration: Option<Duration>,
     /// Only packs that were not read and found whole for this time.
     pub unverified_for: Option<Duration>,
+    /// Only these packs are read; empty: those of the scope.
+    pub packs: Vec<PackId>,
 }
 
 impl VerifyOptions {
     /// Everything within a scope.
     pub fn new(scope: VerifyScope) -> Self {
-        Self { scope, sources: Vec::new(), max_duration: None, unverified_for: None }
+        Self { scope, sources: Vec::new(), max_duration: None, unverified_for: None, packs: Vec::new() }
     }
 }
 
@@ -94,7 +97,7 @@ pub enum VerifyError {
     Cancelled(#[from] Cancelled),
 }
 
-/// Blobs that cannot be opened, by pack.
+/// Packs that are not as they were written, each with the blobs that cannot be opened.
 type BadBlobs = HashMap<PackId, BTreeSet<u32>>;
 
 /// What all parts of a verification share.

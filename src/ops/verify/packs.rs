@@ -22,7 +22,7 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// Packs for each thread between two looks at the clock.
 const GROUP_PACKS: usize = 4;
 
-/// Reads the packs that are wanted and adds the blobs that cannot be opened to `bad`.
+/// Reads the packs that are wanted and adds those that are not whole to `bad`, with the blobs that cannot be opened.
 pub(super) fn read(
     run: &Run<'_>,
     selection: PackSelection,
@@ -53,7 +53,7 @@ pub(super) fn read(
             done_bytes += outcome.stored_bytes;
             let last = LastRead { read_ns, stored_bytes: outcome.stored_bytes, whole: outcome.whole };
             reads.push((ObjectName::pack(outcome.pack).as_str().to_owned(), last));
-            if !outcome.bad.is_empty() {
+            if !outcome.whole {
                 bad.entry(outcome.pack).or_default().extend(outcome.bad);
             }
         }
@@ -89,6 +89,7 @@ fn choose(
             PackSelection::Part { part, parts } => part_of(info.id, parts) == part,
             _ => true,
         })
+        .filter(|(_, info)| options.packs.is_empty() || options.packs.contains(&info.id))
         .filter(|(_, info)| since.is_none_or(|since| last(info).is_none_or(|l| !l.whole || l.read_ns < since)))
         .map(|(number, info)| {
             // what was never read whole comes first

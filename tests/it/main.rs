@@ -6,6 +6,8 @@ mod cli_forget;
 mod cli_init;
 mod cli_listing;
 mod cli_settings;
+mod cli_suspect;
+mod cli_two_runs;
 mod damage;
 mod fuzz_corpus;
 mod golden;

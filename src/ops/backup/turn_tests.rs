@@ -143,6 +143,16 @@ fn another_source_is_not_waited_for_and_who_holds_one_is_named() {
 }
 
 #[test]
+fn a_session_without_sources_is_not_waited_for() {
+    let setup = Setup::new();
+    let (id, host) = (SnapshotId([9; 16]), "web1".to_owned());
+    let start = SessionStart { id, host, process: 1, started_ns: 0, sources: Vec::new() };
+    let store = Arc::clone(&setup.store) as Arc<dyn WriteStore>;
+    let _maintenance = Announced::new(store, Arc::clone(&setup.keys), &start).unwrap();
+    setup.take(2, Duration::ZERO, "db").unwrap();
+}
+
+#[test]
 fn many_runs_that_start_at_once_go_on_one_by_one() {
     let setup = Setup::new();
     let (inside, done) = (AtomicU64::new(0), AtomicU64::new(0));

@@ -334,10 +334,16 @@ impl<'a> FilesRun<'a> {
         };
         match self.reader.read(&found, clock, send) {
             Ok(read) => {
+                let now = match &read.entry.kind {
+                    EntryKind::File(file) => Some(file.hash),
+                    _ => None,
+                };
                 match known.as_ref().map(|(known, _)| (&known.entry.kind, known.content_offset)) {
-                    Some((EntryKind::File(stored), offset)) => {
+                    // many files are read again and have not changed
+                    Some((EntryKind::File(stored), offset)) if now != Some(stored.hash) => {
                         self.hardening.changed(session, &head, offset, stored.stream_bytes())?;
                     }
+                    Some((EntryKind::File(_), _)) => {}
                     _ if is_tried => self.hardening.new_file(&head),
                     _ => {}
                 }

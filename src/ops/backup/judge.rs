@@ -100,27 +100,26 @@ fn tell(saving: &Saving<'_>, id: SnapshotId, record: &mut SourceRecord, review: 
             continue;
         }
         let against = match finding {
-            Finding::BelowMinimum { .. } => String::new(),
+            Finding::BelowMinimum { .. } | Finding::FilesHardened { .. } => String::new(),
             _ if review.compared == 1 => " (compared with the snapshot that was accepted)".to_owned(),
             _ => format!(" (median of the last {} good snapshots)", review.compared),
         };
-        warn(saving, record, finding.code(), finding.table(), format!("Source {name} looks wrong: {finding}{against}"));
+        warn(saving, record, finding.code(), finding.table(), format!("It looks wrong: {finding}{against}"));
         texts.push(finding.to_string());
     }
     if tables > TABLES_MAX {
         let more = format!("{} more tables that lost rows or are gone", tables - TABLES_MAX);
-        warn(saving, record, "suspect.rows", None, format!("Source {name} looks wrong: {more}"));
+        warn(saving, record, "suspect.rows", None, format!("It looks wrong: {more}"));
         texts.push(more);
     }
     let short = id.short();
     let (code, advice) = match review.is_new_normal {
-        true => (
-            NEW_NORMAL,
-            format!("The last three backups of {name} are like each other: new normal? run `holdfast accept {short}`"),
-        ),
+        true => (NEW_NORMAL, format!("The last three are like each other: new normal? run `holdfast accept {short}`")),
         false => (
             "suspect.advice",
-            format!("Look at {name} and at snapshot {short}; if it is right as it is, run `holdfast accept {short}`"),
+            format!(
+                "Look at the source and at snapshot {short}; if it is right as it is, run `holdfast accept {short}`"
+            ),
         ),
     };
     warn(saving, record, code, None, advice);

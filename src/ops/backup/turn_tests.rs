@@ -90,6 +90,15 @@ fn in_every_order_one_goes_on_and_nobody_waits_for_ever() {
     assert!(states > 1000, "{states}");
 }
 
+#[test]
+fn who_has_gone_on_is_not_waited_for_at_the_door() {
+    let (own, later) = ((1, SnapshotId([1; 16])), (2, SnapshotId([2; 16])));
+    assert_eq!(decide(own, &[]), Decision::GoOn);
+    assert_eq!(decide(own, &[(later, false)]), Decision::LookAgain);
+    assert_eq!(decide(own, &[(later, true)]), Decision::GiveWay, "whatever the clocks say");
+    assert_eq!(decide(later, &[(own, false)]), Decision::GiveWay);
+}
+
 struct Setup {
     store: Arc<MemoryStore>,
     keys: Arc<Keys>,

@@ -11,6 +11,7 @@ use holdfast::domain::id::{ChunkId, Digest, IndexId, KeySlotId, PackId, Reposito
 use holdfast::domain::retention::Window;
 use holdfast::domain::selector::Selector;
 use holdfast::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole, SystemInfo, TableRows};
+use holdfast::domain::suspicion::Sample;
 use holdfast::domain::time_spec::{Context, format_local, parse_time};
 use holdfast::domain::{entry, units};
 use holdfast::format::config_object::{ChunkerConfig, Config, UnverifiedConfig};
@@ -23,9 +24,10 @@ use holdfast::format::records::{
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::format::slice::{self, SliceFrame};
 use holdfast::format::tree::{TreeReader, TreeWriter};
-use holdfast::format::{codec, compress, secret_text};
+use holdfast::format::{codec, compress, samples, secret_text};
 use holdfast::recipe::run::{PARENT, Run};
 use holdfast::recipe::sketch::Sketch;
+use holdfast::repository::accepted::Acceptance;
 use holdfast::repository::chunk_table::ChunkTable;
 use holdfast::repository::index::RepositoryIndex;
 use holdfast::repository::pack_reader::{LoadedTable, PackTrailer};
@@ -53,6 +55,7 @@ pub struct Target {
 
 /// All targets, by name.
 pub const TARGETS: &[Target] = &[
+    Target { name: "acceptance", feed: feed_acceptance, seeds: seed_acceptance },
     Target { name: "compress", feed: feed_compress, seeds: seed_compress },
     Target { name: "config_object", feed: feed_config_object, seeds: seed_config_object },
     Target { name: "conninfo", feed: feed_conninfo, seeds: seed_conninfo },
@@ -63,6 +66,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "key_slot", feed: feed_key_slot, seeds: seed_key_slot },
     Target { name: "pack_table", feed: feed_pack_table, seeds: seed_pack_table },
     Target { name: "plain_dump", feed: feed_plain_dump, seeds: seed_plain_dump },
+    Target { name: "samples", feed: feed_samples, seeds: seed_samples },
     Target { name: "secret_text", feed: feed_secret_text, seeds: seed_secret_text },
     Target { name: "selector", feed: feed_selector, seeds: seed_selector },
     Target { name: "settings", feed: feed_settings, seeds: seed_settings },
@@ -337,6 +341,43 @@ fn seed_tombstone() -> Vec<Vec<u8>> {
         tool_version: "holdfast 0.1.0".into(),
         reason: "by policy: 48 newer hourly kept; older than 7d".into(),
     })]
+}
+
+fn feed_acceptance(input: &[u8]) -> bool {
+    check_record::<Acceptance>(input).is_some()
+}
+
+fn seed_acceptance() -> Vec<Vec<u8>> {
+    vec![codec::encode(&Acceptance {
+        snapshot: SnapshotId([1; 16]),
+        record: Digest([3; 32]),
+        accepted_ns: 1_763_650_000_000_000_000,
+        host: "server".into(),
+        user: "backup".into(),
+        tool_version: "holdfast 0.1.0".into(),
+        sources: vec!["app-db".into()],
+    })]
+}
+
+fn feed_samples(input: &[u8]) -> bool {
+    let found = samples::of(&[(samples::EXTENSION.to_owned(), input.to_vec())]);
+    for sample in &found {
+        assert!(sample.saved_percent().is_none() || sample.sampled_bytes > 0);
+    }
+    match samples::extension(&found) {
+        Some(written) => {
+            assert_eq!(samples::of(&[written]), found);
+            true
+        }
+        None => false,
+    }
+}
+
+fn seed_samples() -> Vec<Vec<u8>> {
+    let database =
+        Sample { source: "app-db".into(), sampled_bytes: 1 << 20, saved_bytes: 700_000, ..Sample::default() };
+    let files = Sample { source: "code".into(), changed_files: 300, hardened_files: 2, ..Sample::default() };
+    samples::extension(&[database, files]).into_iter().map(|(_, bytes)| bytes).collect()
 }
 
 fn feed_version_head(input: &[u8]) -> bool {

@@ -204,7 +204,7 @@ mod tests {
             class: None,
             tags: Vec::new(),
             imported: false,
-            suspect: false,
+            suspect_sources: Vec::new(),
             failed_sources: Vec::new(),
         });
         let choose = |text: &str| {

@@ -76,7 +76,8 @@ fn plain_bytes(source: &SourceRecord) -> u64 {
 }
 
 /// A snapshot with everything it says about itself, under the names that the old systems used where they had one.
-pub fn snapshot(snapshot: &Snapshot) -> Value {
+/// `accepted`: it looked wrong and somebody said that it is good.
+pub fn snapshot(snapshot: &Snapshot, accepted: bool) -> Value {
     let total: u64 = snapshot.sources.iter().map(plain_bytes).sum();
     let zone = TimeZone::get(&snapshot.time_zone).unwrap_or(TimeZone::UTC);
     let local = ns_timestamp(snapshot.time_ns).to_zoned(zone);
@@ -104,6 +105,7 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         "tags": snapshot.tags,
         "imported": snapshot.imported,
         "suspect": snapshot.suspect,
+        "accepted": accepted,
         "complete": snapshot.is_complete(),
         "git_commit": snapshot.git.as_ref().map(|g| &g.commit),
         "git_branch": snapshot.git.as_ref().map(|g| &g.branch),
@@ -228,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_says_what_every_old_system_said() {
-        let value = snapshot(&example());
+        let value = snapshot(&example(), false);
         assert_eq!(value["id"], "ab".repeat(16));
         assert_eq!(value["time"], "2024-07-08T12:30:22Z");
         assert_eq!(value["timestamp"], "20240708_143022");
@@ -253,7 +255,7 @@ mod tests {
         ] {
             assert!(value.get(key).is_some(), "{key}");
         }
-        let empty = snapshot(&Snapshot { stored_bytes: 0, ..example() });
+        let empty = snapshot(&Snapshot { stored_bytes: 0, ..example() }, false);
         assert!(empty["compression_ratio"].is_null());
     }
 

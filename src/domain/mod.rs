@@ -5,6 +5,7 @@ pub mod id;
 pub mod retention;
 pub mod selector;
 pub mod snapshot;
+pub mod suspicion;
 pub mod system;
 pub mod time_spec;
 pub mod units;

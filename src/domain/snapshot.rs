@@ -3,6 +3,9 @@
 use super::id::{Digest, SnapshotId, VersionId};
 use serde::{Deserialize, Serialize};
 
+/// Code of the finding that says: the third suspect in a row that is like the two before it.
+pub const NEW_NORMAL: &str = "suspect.new_normal";
+
 /// Record of one completed run: what was saved, when, from where, and the proof of every stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -256,6 +259,12 @@ impl Snapshot {
     pub fn is_suspect_for(&self, source: &str) -> bool {
         let found = |record: &SourceRecord| record.warnings.iter().any(|w| w.code.starts_with("suspect."));
         self.suspect.is_some() && (self.source(source).is_some_and(found) || !self.sources.iter().any(found))
+    }
+
+    /// True when the run looked wrong for this source in the way in which two runs before it did.
+    pub fn is_new_normal_for(&self, source: &str) -> bool {
+        let said = |record: &SourceRecord| record.warnings.iter().any(|w| w.code == NEW_NORMAL);
+        self.suspect.is_some() && self.source(source).is_some_and(said)
     }
 
     /// True when every source succeeded and nothing was left out for an error.

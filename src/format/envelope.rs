@@ -53,11 +53,13 @@ pub enum ObjectTag {
     Fence = 9,
     /// The tombstone of a forgotten snapshot.
     Tombstone = 10,
+    /// The acceptance of a suspect snapshot.
+    Acceptance = 11,
 }
 
 impl ObjectTag {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Config,
         Self::KeySlot,
         Self::Pack,
@@ -68,6 +70,7 @@ impl ObjectTag {
         Self::Condemned,
         Self::Fence,
         Self::Tombstone,
+        Self::Acceptance,
     ];
 
     /// The number in the header.
@@ -93,6 +96,7 @@ impl ObjectTag {
             Self::Condemned => "Condemned record",
             Self::Fence => "Fence",
             Self::Tombstone => "Tombstone",
+            Self::Acceptance => "Acceptance",
         }
     }
 }

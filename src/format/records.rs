@@ -142,6 +142,8 @@ pub const KIND_SESSION: u8 = 7;
 pub const KIND_CONDEMNED: u8 = 8;
 /// Type byte of a tombstone.
 pub const KIND_TOMBSTONE: u8 = 9;
+/// Type byte of an acceptance.
+pub const KIND_ACCEPTANCE: u8 = 11;
 /// The ordinal of a pack's table.
 pub const TABLE_ORDINAL: u32 = u32::MAX;
 

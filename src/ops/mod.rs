@@ -1,5 +1,6 @@
 //! Use cases, one for each verb. They never print, read the environment or the clock.
 
+pub mod accept;
 pub mod backup;
 pub mod cancel;
 pub mod dump;

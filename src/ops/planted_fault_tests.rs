@@ -57,6 +57,7 @@ impl Setup {
             git: None,
             system: SystemInfo { host: "h".to_owned(), ..SystemInfo::default() },
             allow_empty: false,
+            min_sizes: Default::default(),
         };
         backup::run(&means, request).map(|_| ())
     }

@@ -133,6 +133,7 @@ impl Setup {
             git: None,
             system: SystemInfo { host: "h".to_owned(), ..SystemInfo::default() },
             allow_empty: false,
+            min_sizes: Default::default(),
         };
         backup::run(&means, request).unwrap();
         let (snapshots, _) = reading::load_snapshots(&setup.store, &setup.keys).unwrap();

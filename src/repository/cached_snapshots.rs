@@ -1,12 +1,14 @@
 //! Snapshot records with the help of the local catalog: only those that it does not hold yet are read.
 //!
+//! What others said about a snapshot later (that it is forgotten, that it is accepted) is read anew each time.
+//!
 //! Invariant: the result is what [`super::reading::load_snapshots`] gives, since a kept record is the stored object
 //! itself, which is authenticated on every use, and the listing of the repository says which ones exist.
 
 use super::error::{RepoError, Result};
 use super::reading::UnreadableSnapshot;
 use super::snapshots::{self, LoadedSnapshot, SNAPSHOT_BYTES_MAX};
-use super::tombstones;
+use super::{accepted, tombstones};
 use crate::catalog::Catalog;
 use crate::domain::id::{Digest, SnapshotId};
 use crate::format::seal::Keys;
@@ -19,7 +21,7 @@ const GROUP: usize = 256;
 
 /// Loads every visible snapshot that can be read, newest first; the others are returned beside them. A snapshot whose
 /// first copy is damaged is never kept, so that the damage is met again each time. Forgotten snapshots are not visible;
-/// one whose tombstone cannot be read is, and says so in [`LoadedSnapshot::healed`].
+/// one whose tombstone cannot be read is, and says so in [`LoadedSnapshot::healed`]. Accepted snapshots are not suspect.
 ///
 /// # Errors
 /// Storage errors other than damage.
@@ -67,6 +69,7 @@ pub fn load_snapshots(
             loaded.healed = Some(format!("{error}; the snapshot counts as not forgotten{also}"));
         }
     }
+    accept(store, keys, &mut good)?;
     let listed: HashSet<SnapshotId> = listed.into_iter().collect();
     let gone: Vec<SnapshotId> = known.difference(&listed).copied().collect();
     catalog.drop_snapshots(&gone);
@@ -74,9 +77,27 @@ pub fn load_snapshots(
     Ok((good, bad))
 }
 
+/// Takes the mark of those suspects away that somebody accepted.
+fn accept(store: &dyn ReadStore, keys: &Keys, loaded: &mut [LoadedSnapshot]) -> Result<()> {
+    let suspects = loaded.iter().filter(|l| l.snapshot.suspect.is_some()).map(|l| l.snapshot.id).collect();
+    let mut said = accepted::load(store, keys, &suspects)?;
+    for loaded in loaded {
+        let id = loaded.snapshot.id;
+        if said.whole.contains_key(&id) {
+            loaded.snapshot.suspect = None;
+            loaded.accepted = true;
+        } else if let Some(error) = said.damaged.remove(&id) {
+            let also = loaded.healed.take().map(|healed| format!("; {healed}")).unwrap_or_default();
+            loaded.healed = Some(format!("{error}; the snapshot counts as not accepted{also}"));
+        }
+    }
+    Ok(())
+}
+
 /// A record from the catalog; `None` where it is not what was stored.
 fn kept(keys: &Keys, catalog: &Catalog, id: SnapshotId) -> Option<LoadedSnapshot> {
     let bytes = catalog.snapshot_record(id)?;
     let snapshot = snapshots::decode(keys, id, 0, &bytes).ok()?;
-    Some(LoadedSnapshot { snapshot, digest: Digest(*blake3::hash(&bytes).as_bytes()), healed: None })
+    let digest = Digest(*blake3::hash(&bytes).as_bytes());
+    Some(LoadedSnapshot { snapshot, digest, healed: None, accepted: false })
 }

@@ -1,5 +1,6 @@
 //! Format and storage together: the order of writes that never lets anything durable refer to something that is not.
 
+pub mod accepted;
 pub mod cached_snapshots;
 pub mod chunk_run;
 pub mod chunk_table;

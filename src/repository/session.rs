@@ -83,6 +83,77 @@ impl std::fmt::Debug for BackupSession {
     }
 }
 
+/// A session at its first step: others can see it, and it has not looked at anything yet.
+pub struct Announced {
+    store: Arc<dyn WriteStore>,
+    keys: Arc<Keys>,
+    guard: Box<dyn SessionGuard>,
+}
+
+impl std::fmt::Debug for Announced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Announced({})", self.guard.id())
+    }
+}
+
+fn session_header(keys: &Keys, id: SnapshotId, tag: ObjectTag) -> Header {
+    Header::new(tag, keys.repository(), id.0, keys.suite().number())
+}
+
+fn beyond_limits<T>(_: T) -> RepoError {
+    RepoError::Limit { what: "A session record".to_owned() }
+}
+
+impl Announced {
+    /// Step 1: the part `start` is durable and marks the run alive.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn new(store: Arc<dyn WriteStore>, keys: Arc<Keys>, start: &SessionStart) -> Result<Self> {
+        let header = session_header(&keys, start.id, ObjectTag::SessionStart);
+        let bytes = sealed::encode(&header, keys.meta(), KIND_SESSION, 0, start).map_err(beyond_limits)?;
+        let guard = store.begin_session(start.id, &bytes)?;
+        Ok(Self { store, keys, guard })
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> SnapshotId {
+        self.guard.id()
+    }
+
+    /// Steps 2 and 3.
+    ///
+    /// # Errors
+    /// Storage errors; damage of an index object that cannot be made good from the packs.
+    pub fn open(
+        self,
+        random: Arc<dyn Random>,
+        parameters: &WriterParameters,
+        load: impl FnOnce(&dyn WriteStore, &Arc<Keys>, &HashSet<PackId>) -> Result<RepositoryIndex>,
+    ) -> Result<BackupSession> {
+        let Self { store, keys, guard } = self;
+        let ids = condemned::list(store.as_ref())?;
+        let mut excluded = HashSet::new();
+        for &id in &ids {
+            // a record that cannot be read ends the run: it cannot know what to leave alone
+            excluded.extend(condemned::load(store.as_ref(), &keys, id)?.into_iter().flat_map(|r| r.packs));
+        }
+        let saw = SessionSaw { condemned: ids.iter().map(|id| id.0).collect() };
+        let header = session_header(&keys, guard.id(), ObjectTag::SessionSaw);
+        let bytes = sealed::encode(&header, keys.meta(), KIND_SESSION, 1, &saw).map_err(beyond_limits)?;
+        store.put_new(&ObjectName::session(guard.id(), SessionPart::Saw), &bytes)?;
+        let index = load(store.as_ref(), &keys, &excluded)?;
+        // after the index: a repair puts the old index objects aside, so an index without them comes with this list
+        let checks_parents = !excluded.is_empty() || !store.list(ObjectKind::Quarantine)?.is_empty();
+        let reader = PackReader::new(Arc::clone(&store) as Arc<_>, Arc::clone(&keys), SEGMENT_CACHE_BYTES);
+        let writer =
+            PackWriter::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&random)).with_target(parameters);
+        let chunker = Chunker::new(&keys.gear_table(), parameters);
+        let added = HashMap::new();
+        Ok(BackupSession { store, keys, random, index, reader, writer, chunker, guard, checks_parents, added })
+    }
+}
+
 impl BackupSession {
     /// Opens a session: steps 1 to 3.
     ///
@@ -96,30 +167,7 @@ impl BackupSession {
         start: &SessionStart,
         load: impl FnOnce(&dyn WriteStore, &Arc<Keys>, &HashSet<PackId>) -> Result<RepositoryIndex>,
     ) -> Result<Self> {
-        let header = |tag| Header::new(tag, keys.repository(), start.id.0, keys.suite().number());
-        let limit = |_| RepoError::Limit { what: "A session record".to_owned() };
-        let bytes =
-            sealed::encode(&header(ObjectTag::SessionStart), keys.meta(), KIND_SESSION, 0, start).map_err(limit)?;
-        let guard = store.begin_session(start.id, &bytes)?;
-        let ids = condemned::list(store.as_ref())?;
-        let mut excluded = HashSet::new();
-        for &id in &ids {
-            // a record that cannot be read ends the run: it cannot know what to leave alone
-            excluded.extend(condemned::load(store.as_ref(), &keys, id)?.into_iter().flat_map(|r| r.packs));
-        }
-        let saw = SessionSaw { condemned: ids.iter().map(|id| id.0).collect() };
-        let bytes =
-            sealed::encode(&header(ObjectTag::SessionSaw), keys.meta(), KIND_SESSION, 1, &saw).map_err(limit)?;
-        store.put_new(&ObjectName::session(start.id, SessionPart::Saw), &bytes)?;
-        let index = load(store.as_ref(), &keys, &excluded)?;
-        // after the index: a repair puts the old index objects aside, so an index without them comes with this list
-        let checks_parents = !excluded.is_empty() || !store.list(ObjectKind::Quarantine)?.is_empty();
-        let reader = PackReader::new(Arc::clone(&store) as Arc<_>, Arc::clone(&keys), SEGMENT_CACHE_BYTES);
-        let writer =
-            PackWriter::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&random)).with_target(parameters);
-        let chunker = Chunker::new(&keys.gear_table(), parameters);
-        let added = HashMap::new();
-        Ok(Self { store, keys, random, index, reader, writer, chunker, guard, checks_parents, added })
+        Announced::new(store, keys, start)?.open(random, parameters, load)
     }
 
     /// The session's id: the id of the snapshot to be.

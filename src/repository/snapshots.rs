@@ -19,8 +19,11 @@ pub struct LoadedSnapshot {
     pub snapshot: Snapshot,
     /// Digest of the stored bytes of copy 0, or of copy 1 when copy 0 is damaged; names the record in later heads.
     pub digest: Digest,
-    /// Damage of the first copy that the second made good, or of a tombstone that therefore hides nothing.
+    /// Damage of the first copy that the second made good, or of a tombstone or an acceptance that therefore counts for
+    /// nothing.
     pub healed: Option<String>,
+    /// True when it looked wrong and somebody said that it is good; `suspect` of the record is then taken away.
+    pub accepted: bool,
 }
 
 /// Encodes a record, copy 0 or 1.
@@ -84,10 +87,10 @@ pub fn load(store: &dyn ReadStore, keys: &Keys, id: SnapshotId) -> Result<Loaded
         Ok((decode(keys, id, copy, &bytes)?, Digest(*blake3::hash(&bytes).as_bytes())))
     };
     match read(0, SessionPart::Manifest) {
-        Ok((snapshot, digest)) => Ok(LoadedSnapshot { snapshot, digest, healed: None }),
+        Ok((snapshot, digest)) => Ok(LoadedSnapshot { snapshot, digest, healed: None, accepted: false }),
         Err(error) if error.concerns_one_object() => {
             let (snapshot, digest) = read(1, SessionPart::ManifestCopy).map_err(|_| error_again(&error, id))?;
-            Ok(LoadedSnapshot { snapshot, digest, healed: Some(error.to_string()) })
+            Ok(LoadedSnapshot { snapshot, digest, healed: Some(error.to_string()), accepted: false })
         }
         Err(error) => Err(error),
     }

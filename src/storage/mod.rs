@@ -34,6 +34,8 @@ pub enum ObjectKind {
     Fenced,
     /// `forgotten/ID`: the tombstone of a snapshot that is hidden.
     Forgotten,
+    /// `accepted/ID`: says that a suspect snapshot is good.
+    Accepted,
     /// `condemned/ID`: packs that a prune is about to delete.
     Condemned,
     /// `quarantine/ab/ID`: packs found damaged, and below `quarantine/` other objects that a repair put aside.
@@ -44,7 +46,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// All kinds, in reading order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Config,
         Self::Key,
         Self::Snapshot,
@@ -53,6 +55,7 @@ impl ObjectKind {
         Self::Session,
         Self::Fenced,
         Self::Forgotten,
+        Self::Accepted,
         Self::Condemned,
         Self::Quarantine,
         Self::Temporary,
@@ -69,6 +72,7 @@ impl ObjectKind {
             Self::Snapshot => "snapshots",
             Self::Fenced => "fenced",
             Self::Forgotten => "forgotten",
+            Self::Accepted => "accepted",
             Self::Condemned => "condemned",
             Self::Quarantine => "quarantine",
             Self::Temporary => "tmp",
@@ -120,6 +124,10 @@ impl ObjectName {
         let path = of.0.strip_prefix("packs/").unwrap_or(&of.0);
         let suffix = if attempt == 0 { String::new() } else { format!(".{}", attempt + 1) };
         Self(format!("quarantine/{path}{suffix}"))
+    }
+    /// The acceptance of a suspect snapshot.
+    pub fn acceptance(id: SnapshotId) -> Self {
+        Self(format!("accepted/{id}"))
     }
     /// A name found by listing; the caller checks what it means.
     pub(crate) fn found(path: String) -> Self {

@@ -8,6 +8,8 @@ mod cli_listing;
 mod cli_prune;
 mod cli_repair;
 mod cli_settings;
+mod cli_suspect;
+mod cli_two_runs;
 mod damage;
 mod damage_repair;
 mod fuzz_corpus;

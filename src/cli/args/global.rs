@@ -89,7 +89,7 @@ pub struct GlobalArgs {
     /// Never ask; fail where a question would be asked
     #[arg(long, global = true)]
     pub no_input: bool,
-    /// How long to wait for others before giving up
+    /// How long a backup waits for another run of the same source before it gives up; 0: not at all
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m", global = true)]
     pub retry_lock: Duration,
     /// Append a line for each event to a file; HOLDFAST_LOG sets the level (error, warn, info, debug, trace)

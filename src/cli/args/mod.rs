@@ -3,6 +3,7 @@
 //! [`parse`] is the entry. The dispatch belongs into `cli/mod.rs`: one `match` over [`Command`] that turns the
 //! arguments of a command and the settings into the options of one function of `ops`.
 
+pub mod accept;
 pub mod backup;
 pub mod config;
 pub mod dump;
@@ -89,6 +90,8 @@ pub enum Command {
     Remove(forget::RemoveArgs),
     /// Bring forgotten snapshots back
     Undelete(forget::UndeleteArgs),
+    /// Say that a suspect snapshot is good
+    Accept(accept::AcceptArgs),
     /// Free what no snapshot needs
     Prune(prune::PruneArgs),
     /// Forget by policy, then prune
@@ -124,6 +127,7 @@ impl Command {
             Self::Forget(_) => "forget",
             Self::Remove(_) => "remove",
             Self::Undelete(_) => "undelete",
+            Self::Accept(_) => "accept",
             Self::Prune(_) => "prune",
             Self::Cleanup(_) => "cleanup",
             Self::Key(_) => "key",

@@ -14,7 +14,9 @@ use crate::cli::settings::{FilesSettings, PostgresSettings, Settings, SourceKind
 use crate::domain::snapshot::{FileCounts, SourceKind};
 use crate::domain::units;
 use crate::fsio::system::RealRandom;
-use crate::ops::backup::{self, BackupError, BackupMeans, BackupReport, BackupRequest, SourceFrom, SourceRequest};
+use crate::ops::backup::{
+    self, BackupError, BackupMeans, BackupReport, BackupRequest, Holder, SourceFrom, SourceRequest, TurnMeans,
+};
 use crate::ops::git_info::{git_info, git_status_dirty};
 use crate::ops::system_info::system_info;
 use crate::repository::cached_snapshots::load_snapshots;
@@ -25,6 +27,7 @@ use crate::source::process::ProcessSpec;
 use crate::source::sqlite::SqliteOptions;
 use crate::storage::WriteStore;
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +58,19 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
     let parameters = repository.config.writer_parameters()?;
     let own_folders = opening::own_folders(invocation, repository.config.repository)?;
     let catalog = opening::catalog(invocation, repository.config.repository)?;
+    let turn_means = TurnMeans {
+        store: Arc::clone(&repository.store) as Arc<dyn WriteStore>,
+        keys: Arc::clone(&repository.keys),
+        random: &invocation.random,
+        clock: &invocation.clock,
+        observer: invocation.observer(),
+        cancel: &invocation.cancel,
+        process_id: std::process::id(),
+        patience: invocation.global.retry_lock,
+    };
+    let names: Vec<String> = request.sources.iter().map(|source| source.name.clone()).collect();
+    let turn = backup::take_turn(&turn_means, &request.system.host, &names).map_err(failure_of)?;
+    // after the turn was taken: whoever was waited for may have made one
     let (snapshots, unreadable) = load_snapshots(repository.store.as_ref(), &repository.keys, &catalog)?;
     let mut findings: Vec<String> = repository.findings.iter().map(opening::describe).collect();
     findings.extend(unreadable.iter().map(|s| format!("Snapshot {} cannot be read: {}", s.id, s.error)));
@@ -74,10 +90,10 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
         cache: cache.as_deref(),
         process_id: std::process::id(),
     };
-    let report = backup::run(&means, request).map_err(failure_of)?;
+    let report = backup::run_in_turn(&means, request, turn).map_err(failure_of)?;
     findings.extend(report.findings.iter().cloned());
     print(invocation, &report);
-    let complete = report.failures.is_empty() && report.snapshot.is_complete();
+    let complete = report.failures.is_empty() && report.snapshot.is_complete() && report.snapshot.suspect.is_none();
     opening::conclude(invocation, findings, if complete { ExitCode::Success } else { ExitCode::Incomplete })
 }
 
@@ -85,6 +101,18 @@ fn failure_of(error: BackupError) -> Failure {
     match error {
         BackupError::Repository(error) => Failure::from(error).hint("no snapshot was made; earlier ones are untouched"),
         BackupError::Interrupted => Failure::interrupted(ExitCode::Interrupted),
+        BackupError::Busy { holders, waited } => {
+            let shared: BTreeSet<&str> = holders.iter().flat_map(|h| h.shared.iter().map(String::as_str)).collect();
+            let sources = shared.into_iter().collect::<Vec<_>>().join(", ");
+            let waited = match waited.as_secs() {
+                0 => String::new(),
+                _ => format!(" and did not end within {}", units::format_duration(waited)),
+            };
+            let message = format!("Another run is saving {sources}{waited}; nothing was saved");
+            let failure = Failure::new(ExitCode::Locked, "source.busy", message);
+            let failure = holders.iter().map(Holder::to_string).fold(failure, Failure::cause);
+            failure.hint("run the backup again when it is over, or let it wait longer with --retry-lock DURATION")
+        }
         BackupError::NothingSaved { mut failures } => {
             if failures.len() == 1 {
                 let (name, error) = failures.remove(0);
@@ -120,6 +148,13 @@ fn request(
         project_root: project.map(|root| root.to_string_lossy().into_owned()),
         system: system_info(host, &environment.user, environment.os_release.as_deref()),
         allow_empty: args.allow_empty,
+        min_sizes: match args.is_ad_hoc() {
+            true => BTreeMap::new(),
+            false => {
+                let sources = settings.sources.iter();
+                sources.filter_map(|source| Some((source.name.clone(), source.min_size_bytes?))).collect()
+            }
+        },
         sources,
     })
 }
@@ -303,7 +338,7 @@ fn print(invocation: &Invocation, report: &BackupReport) {
     if invocation.global.json {
         let body = json!({
             "snapshot_id": snapshot.id.hex(),
-            "snapshot": json::snapshot(snapshot),
+            "snapshot": json::snapshot(snapshot, false),
             "total_bytes": report.plain_bytes,
             "data_added": report.stored_bytes,
             "files_new": files.files_new,

@@ -233,6 +233,7 @@ fn outcome_word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Good => "good",
         Outcome::Suspect => "suspect",
+        Outcome::NewNormal => "new_normal",
         Outcome::Failed => "failed",
     }
 }
@@ -258,7 +259,9 @@ fn reason_json(reason: &Reason) -> Value {
             object["of"] = (*of).into();
             object["sources"] = sources.clone().into();
         }
-        Reason::NewestGood { sources } | Reason::NotGood { sources, .. } => object["sources"] = sources.clone().into(),
+        Reason::NewestGood { sources } | Reason::GoodBefore { sources } | Reason::NotGood { sources, .. } => {
+            object["sources"] = sources.clone().into();
+        }
         Reason::Held { source } => object["sources"] = vec![source.clone()].into(),
         Reason::Pinned { tag } => object["tag"] = tag.clone().into(),
         _ => {}

@@ -1,6 +1,7 @@
 //! One file for each command: arguments and settings become the options of one function of `ops`, and its report is
 //! printed.
 
+pub(crate) mod accept;
 pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod dump;
@@ -40,6 +41,7 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Forget(args) => forget::run(invocation, args),
         Command::Remove(args) => forget::remove(invocation, args),
         Command::Undelete(args) => undelete::run(invocation, args),
+        Command::Accept(args) => accept::run(invocation, args),
         Command::Prune(args) => prune::run(invocation, args),
         Command::Cleanup(args) => forget::cleanup(invocation, args),
         Command::Key(args) => key::run(invocation, args),

@@ -25,7 +25,7 @@ pub(crate) fn run(invocation: &Invocation, args: &SnapshotsArgs) -> Result<ExitC
     if invocation.global.json {
         let mut document = output.document("snapshots");
         for loaded in &chosen {
-            document.push(&json::snapshot(&loaded.snapshot)).map_err(|error| not_json(&error))?;
+            document.push(&json::snapshot(&loaded.snapshot, loaded.accepted)).map_err(|error| not_json(&error))?;
         }
         document.finish();
     } else if let Some(template) = &args.format {

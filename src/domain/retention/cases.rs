@@ -105,7 +105,7 @@ impl Cases {
             let sources = dice.pick(&sets).clone();
             let outcome = |dice: &mut Dice| match dice.below(trouble) {
                 0 => Outcome::Failed,
-                1 => Outcome::Suspect,
+                1 => *dice.pick(&[Outcome::Suspect, Outcome::Suspect, Outcome::NewNormal]),
                 _ => Outcome::Good,
             };
             let by_hand = dice.one_in(12);

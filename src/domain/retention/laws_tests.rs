@@ -96,7 +96,7 @@ fn a_source_whose_newest_backup_is_not_good_loses_nothing_and_the_others_go_on()
         for (series, members) in members(&case) {
             let newest = members.last().unwrap();
             let (bad, good): (Vec<&String>, Vec<&String>) =
-                series.sources.iter().partition(|source| newest.outcome(source) != Outcome::Good);
+                series.sources.iter().partition(|source| !newest.outcome(source).fills_slots());
             for source in bad.iter().copied() {
                 let lost = members.iter().find(|c| c.outcome(source) != Outcome::Failed && gone.contains(&c.id));
                 assert!(lost.is_none(), "case {number}, {source}: {case:#?}");
@@ -109,14 +109,36 @@ fn a_source_whose_newest_backup_is_not_good_loses_nothing_and_the_others_go_on()
 }
 
 #[test]
-fn a_slot_is_filled_for_a_source_only_by_its_good_snapshots() {
+fn a_new_normal_holds_nothing_back_and_the_last_three_good_ones_stay() {
+    let (mut seen, mut gone_beside) = (0, 0);
+    for (number, case) in cases() {
+        let plan = planned(&case);
+        let gone = removed(&plan);
+        for (series, members) in members(&case) {
+            let newest = members.last().unwrap();
+            for source in series.sources.iter().filter(|s| newest.outcome(s) == Outcome::NewNormal) {
+                let held = plan.series.iter().filter(|p| &p.series == series).flat_map(|p| &p.held);
+                assert!(!held.into_iter().any(|hold| &hold.source == source), "case {number}, {source}: {case:#?}");
+                let good: Vec<_> = members.iter().rev().filter(|c| c.outcome(source) == Outcome::Good).collect();
+                let lost = good.iter().take(3).find(|c| gone.contains(&c.id));
+                assert!(lost.is_none(), "case {number}, {source}: {case:#?}");
+                seen += u64::from(good.len() > 2);
+                gone_beside += u64::from(good.iter().any(|c| gone.contains(&c.id)));
+            }
+        }
+    }
+    assert!(seen > 50 && gone_beside > 10, "{seen} seen, {gone_beside} with something gone");
+}
+
+#[test]
+fn a_slot_is_filled_for_a_source_only_by_its_good_and_its_newly_normal_snapshots() {
     for (number, case) in cases() {
         for entry in planned(&case).entries().filter(|entry| entry.keep) {
             let candidate = case.candidates.iter().find(|c| c.id == entry.id).unwrap();
             for reason in &entry.reasons {
                 if let super::Reason::Slot { sources, .. } = reason {
                     let named = if sources.is_empty() { &candidate.series.sources } else { sources };
-                    assert!(named.iter().all(|s| candidate.outcome(s) == Outcome::Good), "case {number}: {case:#?}");
+                    assert!(named.iter().all(|s| candidate.outcome(s).fills_slots()), "case {number}: {case:#?}");
                 }
             }
         }

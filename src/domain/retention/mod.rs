@@ -8,6 +8,8 @@
 //! * the newest good snapshot of every source stays;
 //! * when the newest snapshot of a series failed or looked wrong for a source, nothing that holds data of that source
 //!   goes; other sources and other series go on;
+//! * when it looked wrong in the same way as those before it (a new normal), retention goes on for that source, snapshots
+//!   of the new normal fill slots, and the last three good ones stay;
 //! * what was planned once and done leaves nothing to do (idempotent); the order of the input does not matter;
 //! * a larger policy never keeps less (monotone);
 //! * times that cannot be true stop the series: the clock of the machine, or of an earlier run, was wrong.
@@ -38,8 +40,17 @@ pub enum Outcome {
     Good,
     /// Stored, but it looked wrong.
     Suspect,
+    /// Stored, and it looked wrong as two runs before it did: perhaps that is how things are now.
+    NewNormal,
     /// Not stored.
     Failed,
+}
+
+impl Outcome {
+    /// True when a slot can be filled with it.
+    pub fn fills_slots(self) -> bool {
+        matches!(self, Self::Good | Self::NewNormal)
+    }
 }
 
 /// What retention knows of a snapshot.
@@ -72,6 +83,7 @@ impl Candidate {
     pub fn new(snapshot: &Snapshot, zone: TimeZone, in_scope: bool) -> Self {
         let outcome = |source: &super::snapshot::SourceRecord| match source.failure {
             Some(_) => Outcome::Failed,
+            None if snapshot.is_new_normal_for(&source.name) => Outcome::NewNormal,
             None if snapshot.is_suspect_for(&source.name) => Outcome::Suspect,
             None => Outcome::Good,
         };

@@ -10,6 +10,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 const DAY_NS: i64 = 86_400 * 1_000_000_000;
+/// Good snapshots of a source that stay beside a new normal.
+const GOOD_BESIDE_NEW_NORMAL: usize = 3;
 /// Ten years and their leap days.
 const GAP_MAX_NS: i64 = 3653 * DAY_NS;
 
@@ -130,7 +132,7 @@ fn plan_series(series: &Series, members: &[&Candidate], rules: &Rules, options: 
 fn held_sources(series: &Series, members: &[&Candidate]) -> Vec<Hold> {
     let Some(newest) = members.first() else { return Vec::new() };
     let hold = |source: &String| Hold { source: source.clone(), newest: newest.id, outcome: newest.outcome(source) };
-    series.sources.iter().map(hold).filter(|hold| hold.outcome != Outcome::Good).collect()
+    series.sources.iter().map(hold).filter(|hold| !hold.outcome.fills_slots()).collect()
 }
 
 /// Snapshots that share one policy and its slots, as positions in the series.
@@ -226,15 +228,23 @@ impl Judge<'_> {
         }
     }
 
-    /// The newest snapshot and the newest good one of every source.
+    /// The newest snapshot and the newest good one of every source; three of a source that has a new normal, since
+    /// nobody has said yet that it is right.
     fn nets(&self, verdicts: &mut [Verdict]) {
         if let Some(verdict) = verdicts.first_mut() {
             verdict.keep.push(Reason::NewestOfSeries);
         }
         for source in &self.series.sources {
-            let newest_good = self.members.iter().position(|member| member.outcome(source) == Outcome::Good);
-            if let Some(verdict) = newest_good.and_then(|at| verdicts.get_mut(at)) {
-                add(&mut verdict.keep, Reason::NewestGood { sources: vec![source.clone()] }, source);
+            let is_new_normal = self.members.first().is_some_and(|m| m.outcome(source) == Outcome::NewNormal);
+            let count = if is_new_normal { GOOD_BESIDE_NEW_NORMAL } else { 1 };
+            let good = self.members.iter().zip(verdicts.iter_mut()).filter(|(m, _)| m.outcome(source) == Outcome::Good);
+            for (nth, (_, verdict)) in good.take(count).enumerate() {
+                let sources = vec![source.clone()];
+                let reason = match nth {
+                    0 => Reason::NewestGood { sources },
+                    _ => Reason::GoodBefore { sources },
+                };
+                add(&mut verdict.keep, reason, source);
             }
         }
     }
@@ -281,7 +291,7 @@ impl Judge<'_> {
         for &at in &group.at {
             let (Some(member), Some(verdict)) = (self.members.get(at), verdicts.get_mut(at)) else { continue };
             match member.outcome(source) {
-                Outcome::Good => good.push((at, *member)),
+                outcome if outcome.fills_slots() => good.push((at, *member)),
                 outcome => add(&mut verdict.pass, Reason::NotGood { outcome, sources: sources() }, source),
             }
         }

@@ -133,6 +133,29 @@ fn a_bad_newest_backup_stops_retention_for_its_source_alone() {
 }
 
 #[test]
+fn a_new_normal_fills_slots_beside_the_last_three_good_ones() {
+    let start = at("2026-07-01T12:00:00Z");
+    let mut all: Vec<Candidate> = (1..=9u8).map(|n| snapshot(n, start + i64::from(n) * DAY_NS, "UTC")).collect();
+    for (n, outcome) in [(5, Outcome::Suspect), (6, Outcome::Suspect), (7, Outcome::NewNormal), (8, Outcome::NewNormal)]
+    {
+        all[n] = with(all[n].clone(), "db", outcome);
+    }
+    // Until the third suspect nothing goes.
+    assert_eq!(kept(&run(&all[..7], daily(1))), [1, 2, 3, 4, 5, 6, 7]);
+    let plan = run(&all, Policy { keep_daily: Some(2), ..Policy::default() });
+    assert!(!plan.is_held_back());
+    assert_eq!(kept(&plan), [3, 4, 5, 8, 9]);
+    let reasons = |n: u8| plan.entries().find(|e| e.id.0[0] == n).unwrap().reasons[0].to_string();
+    assert_eq!(reasons(8), "daily 2 of 2: 2026-07-09");
+    assert_eq!(reasons(5), "newest good one for db");
+    assert_eq!(reasons(4), "good one before a new normal for db");
+    assert!(reasons(6).contains("for code") && reasons(1).contains("2 newer daily kept"), "{plan:#?}");
+    // Once one of them is accepted, it is the newest good one, and the others go by the rules.
+    all[8] = with(all[8].clone(), "db", Outcome::Good);
+    assert_eq!(kept(&run(&all, daily(1))), [9]);
+}
+
+#[test]
 fn windows_count_from_the_newest_snapshot_and_not_from_the_clock() {
     let start = at("2026-07-01T12:00:00Z");
     let all: Vec<Candidate> = (1..=9u8).map(|n| snapshot(n, start + i64::from(n) * DAY_NS, "UTC")).collect();

@@ -43,6 +43,11 @@ pub enum Reason {
         /// Which sources.
         sources: Vec<String>,
     },
+    /// Kept: it is one of the last good ones of these sources before what looks like a new normal.
+    GoodBefore {
+        /// Which sources.
+        sources: Vec<String>,
+    },
     /// Kept: retention does not run for this source after a failed or suspect newest backup.
     Held {
         /// The source.
@@ -101,6 +106,7 @@ impl Reason {
             Self::Pinned { .. } => "pinned",
             Self::NewestOfSeries => "newest_of_series",
             Self::NewestGood { .. } => "newest_good",
+            Self::GoodBefore { .. } => "good_before",
             Self::Held { .. } => "held",
             Self::OutOfScope => "out_of_scope",
             Self::Refused => "refused",
@@ -118,6 +124,7 @@ impl Reason {
         match self {
             Self::Slot { sources, .. }
             | Self::NewestGood { sources }
+            | Self::GoodBefore { sources }
             | Self::SlotTaken { sources, .. }
             | Self::SlotsFull { sources, .. }
             | Self::NotGood { sources, .. } => Some(sources),
@@ -143,6 +150,7 @@ impl fmt::Display for Reason {
             Self::Pinned { tag } => write!(f, "pinned by tag {tag}"),
             Self::NewestOfSeries => f.write_str("newest of its series"),
             Self::NewestGood { sources } => write!(f, "newest good one{}", of(sources)),
+            Self::GoodBefore { sources } => write!(f, "good one before a new normal{}", of(sources)),
             Self::Held { source } => write!(f, "held: the newest backup of {source} is not good"),
             Self::OutOfScope => f.write_str("not asked about"),
             Self::Refused => f.write_str("retention does not run for its series"),

@@ -40,10 +40,21 @@ fn good(c: &Candidate, source: &str) -> bool {
     c.sources.iter().any(|(name, outcome)| name == source && *outcome == Outcome::Good)
 }
 
-/// The newest snapshot, and the newest good one of any source.
+/// Good, or as those before it that looked wrong.
+fn usable(c: &Candidate, source: &str) -> bool {
+    good(c, source) || new_normal(c, source)
+}
+
+fn new_normal(c: &Candidate, source: &str) -> bool {
+    c.sources.iter().any(|(name, outcome)| name == source && *outcome == Outcome::NewNormal)
+}
+
+/// The newest snapshot, and the newest good one of any source; with a new normal the three newest good ones.
 fn is_net(c: &Candidate, series: &[&Candidate]) -> bool {
+    let good_and_newer = |s: &str| series.iter().filter(|o| good(o, s) && newer(o, c)).count();
+    let enough = |s: &str| if new_normal(newest(series), s) { 3 } else { 1 };
     !series.iter().any(|other| newer(other, c))
-        || c.series.sources.iter().any(|s| good(c, s) && !series.iter().any(|o| good(o, s) && newer(o, c)))
+        || c.series.sources.iter().any(|s| good(c, s) && good_and_newer(s) < enough(s))
 }
 
 /// The name under which a policy is found, and the policy.
@@ -80,7 +91,7 @@ fn wanted(c: &Candidate, series: &[&Candidate], rules: &Rules, options: &Options
         return true;
     }
     let newest = newest(series);
-    let held = |source: &str| !good(newest, source);
+    let held = |source: &str| !usable(newest, source);
     let has_data = |source: &str| c.sources.iter().any(|(n, o)| n == source && *o != Outcome::Failed);
     if c.series.sources.iter().any(|source| held(source) && has_data(source)) {
         return true;
@@ -109,7 +120,7 @@ fn wanted(c: &Candidate, series: &[&Candidate], rules: &Rules, options: &Options
 fn fills(c: &Candidate, source: &str, rule: Rule, policy: &Policy, series: &[&Candidate], rules: &Rules) -> bool {
     let peers: Vec<&&Candidate> = series
         .iter()
-        .filter(|o| o.in_scope && good(o, source) && policy_of(o, rules).0 == policy_of(c, rules).0)
+        .filter(|o| o.in_scope && usable(o, source) && policy_of(o, rules).0 == policy_of(c, rules).0)
         .collect();
     let count = match rule {
         Rule::Last => policy.keep_last,
@@ -120,7 +131,7 @@ fn fills(c: &Candidate, source: &str, rule: Rule, policy: &Policy, series: &[&Ca
         Rule::Yearly => policy.keep_yearly,
     };
     let before_me: BTreeSet<String> = peers.iter().filter(|o| newer(o, c)).map(|o| slot(o, rule)).collect();
-    good(c, source) && !before_me.contains(&slot(c, rule)) && before_me.len() < count.unwrap_or(0) as usize
+    usable(c, source) && !before_me.contains(&slot(c, rule)) && before_me.len() < count.unwrap_or(0) as usize
 }
 
 /// The name of a slot, by formatting.

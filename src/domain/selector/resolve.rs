@@ -3,7 +3,7 @@
 //! * An id, or the beginning of exactly one, finds any snapshot; the scope does not matter.
 //! * Everything else works within one series. A scope that names sources makes the series "this host and these
 //!   sources": then every snapshot that holds all of them belongs to it, whatever else it holds.
-//! * `latest` skips suspect and imported snapshots and those in which a source of the series failed.
+//! * `latest` skips imported snapshots and those in which a source of the series failed or looked wrong.
 //! * `@TIME`, `tag:` and `class:` also find suspect and imported snapshots. They prefer snapshots without a failed
 //!   source, and take one with a failed source only when nothing else matches.
 //! * The exact second finds any snapshot of the scope.
@@ -30,8 +30,8 @@ pub struct SnapshotSummary {
     pub tags: Vec<String>,
     /// True when another tool made it.
     pub imported: bool,
-    /// True when its run looked wrong.
-    pub suspect: bool,
+    /// Names of the sources that looked wrong.
+    pub suspect_sources: Vec<String>,
     /// Names of the sources that failed.
     pub failed_sources: Vec<String>,
 }
@@ -45,7 +45,10 @@ impl From<&Snapshot> for SnapshotSummary {
             class: snapshot.class.clone(),
             tags: snapshot.tags.clone(),
             imported: snapshot.imported,
-            suspect: snapshot.suspect.is_some(),
+            suspect_sources: {
+                let names = snapshot.sources.iter().filter(|s| snapshot.is_suspect_for(&s.name));
+                names.map(|s| s.name.clone()).collect()
+            },
             failed_sources: snapshot.sources.iter().filter(|s| s.failure.is_some()).map(|s| s.name.clone()).collect(),
         }
     }
@@ -82,10 +85,19 @@ impl Scope {
         Series { host: snapshot.series.host.clone(), sources }
     }
 
+    /// True when a source counts for the series.
+    fn counts(&self, name: &String) -> bool {
+        self.sources.is_empty() || self.sources.contains(name)
+    }
+
     /// True when a source of the series failed in this snapshot.
     fn failed(&self, snapshot: &SnapshotSummary) -> bool {
-        let counts = |name: &String| self.sources.is_empty() || self.sources.contains(name);
-        snapshot.failed_sources.iter().any(counts)
+        snapshot.failed_sources.iter().any(|name| self.counts(name))
+    }
+
+    /// True when a source of the series looked wrong in this snapshot.
+    fn is_suspect(&self, snapshot: &SnapshotSummary) -> bool {
+        snapshot.suspect_sources.iter().any(|name| self.counts(name))
     }
 }
 
@@ -108,8 +120,11 @@ impl Choice {
         let time = format_local(snapshot.time_ns, &self.tz);
         let mut text = format!("chose {} of {time}, series {}", snapshot.id.short(), snapshot.series);
         let mut marks = Vec::new();
-        if snapshot.suspect {
-            marks.push("suspect".to_owned());
+        if !snapshot.suspect_sources.is_empty() {
+            // Of a single source there is nothing to tell apart.
+            let all = snapshot.suspect_sources.len() == snapshot.series.sources.len();
+            let of = if all { String::new() } else { format!(": {}", snapshot.suspect_sources.join(", ")) };
+            marks.push(format!("suspect{of}"));
         }
         if snapshot.imported {
             marks.push("imported".to_owned());
@@ -377,7 +392,7 @@ fn within_series<'a>(
     let no_match = || SelectError::NoMatch(selector.text.clone());
     match selector.which {
         Which::Latest(back) => {
-            let fit = |s: &SnapshotSummary| !s.suspect && !s.imported && !scope.failed(s);
+            let fit = |s: &SnapshotSummary| !scope.is_suspect(s) && !s.imported && !scope.failed(s);
             let fits: Vec<(usize, &SnapshotSummary)> =
                 group.iter().copied().enumerate().filter(|(_, snapshot)| fit(snapshot)).collect();
             if fits.is_empty() {

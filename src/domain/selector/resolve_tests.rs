@@ -24,7 +24,7 @@ fn snapshot(id: u8, hour: i64, series: Series) -> SnapshotSummary {
         class: None,
         tags: Vec::new(),
         imported: false,
-        suspect: false,
+        suspect_sources: Vec::new(),
         failed_sources: Vec::new(),
     }
 }
@@ -37,7 +37,7 @@ fn one_series() -> Vec<SnapshotSummary> {
     all[2].class = Some("pre-deploy".to_owned());
     all[0].class = Some("pre-deploy".to_owned());
     all[3].failed_sources = vec!["code".to_owned()];
-    all[4].suspect = true;
+    all[4].suspect_sources = all[4].series.sources.clone();
     let mut import = snapshot(0xee, -100, main());
     import.imported = true;
     all.insert(0, import);
@@ -104,7 +104,8 @@ fn not_found_is_told_apart() {
         choose("latest", &all, &scoped).unwrap_err().to_string(),
         "There is no snapshot of the named host and sources to choose 'latest' from"
     );
-    let unfit: Vec<SnapshotSummary> = all.iter().filter(|s| s.suspect || s.imported).cloned().collect();
+    let unfit: Vec<SnapshotSummary> =
+        all.iter().filter(|s| !s.suspect_sources.is_empty() || s.imported).cloned().collect();
     assert_eq!(
         choose("latest", &unfit, &scope).unwrap_err(),
         E::OnlyUnfit { selector: "latest".to_owned(), skipped: 2 }
@@ -233,7 +234,7 @@ fn both_seconds_of_a_fold_are_found() {
 fn trouble_in_one_series_never_turns_latest_into_another() {
     let mut all = two_hosts();
     all.remove(2);
-    all[0].suspect = true;
+    all[0].suspect_sources = all[0].series.sources.clone();
     assert!(matches!(choose("latest", &all, &Scope::default()), Err(SelectError::SeveralSeries { .. })));
     let implied = Scope { implied: Some(all[0].series.clone()), ..Scope::default() };
     assert!(matches!(choose("latest", &all, &implied), Err(SelectError::OnlyUnfit { .. })));
@@ -245,7 +246,7 @@ fn any_repository() -> impl Strategy<Value = Vec<SnapshotSummary>> {
     let one = (0i64..200, 0u8..2, any::<bool>(), 0u8..8).prop_map(|(hour, host, tagged, flags)| {
         let mut one = snapshot(0, hour, series(&format!("h{host}"), &["a", "b"]));
         one.tags = if tagged { vec!["t".to_owned()] } else { Vec::new() };
-        one.suspect = flags == 1;
+        one.suspect_sources = if flags == 1 { one.series.sources.clone() } else { Vec::new() };
         one.imported = flags == 2;
         one.failed_sources = if flags == 3 { vec!["a".to_owned()] } else { Vec::new() };
         one
@@ -264,7 +265,7 @@ proptest! {
         let scope = Scope { host: Some("h0".to_owned()), ..Scope::default() };
         let mut fit: Vec<&SnapshotSummary> = all
             .iter()
-            .filter(|s| s.series.host == "h0" && !s.suspect && !s.imported && s.failed_sources.is_empty())
+            .filter(|s| s.series.host == "h0" && s.suspect_sources.is_empty() && !s.imported && s.failed_sources.is_empty())
             .collect();
         fit.sort_by_key(|s| (std::cmp::Reverse(s.time_ns), s.id));
         match (choose(&format!("latest~{back}"), &all, &scope), fit.get(back)) {

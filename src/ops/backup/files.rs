@@ -5,7 +5,9 @@
 //! beside the tree.
 
 use super::identities::ParentIdentities;
+use super::judge;
 use super::prove::Proving;
+use super::sample::{Hardening, Head};
 use super::{SaveError, Saving};
 use crate::domain::entry::{Entry, EntryKind, FileIdentity};
 use crate::domain::id::{Digest, VersionId};
@@ -134,6 +136,9 @@ struct FilesRun<'a> {
     reader: FileReader,
     parent: Option<ParentTree>,
     root: blake3::Hasher,
+    hardening: Hardening,
+    /// New files are tried, too: the newest snapshot looked wrong, and what is new may have come back.
+    tries_new: bool,
     read: Vec<bool>,
     bytes_done: u64,
     items_done: u64,
@@ -206,6 +211,7 @@ impl<'a> FilesRun<'a> {
             Some((of(StreamRole::Tree)?, of(StreamRole::Content)?, of(StreamRole::Identities)))
         });
         let (mut parent, mut tree, mut content, mut identities) = (None, None, None, None);
+        let mut hardening = Hardening::default();
         for (tree_version, content_version, identities_version) in parents {
             let both = (ParentTree::open(session, tree_version)?, session.open_parent(content_version)?);
             if let (Some(mut found), Some(stream)) = both {
@@ -215,6 +221,7 @@ impl<'a> FilesRun<'a> {
                 }
                 tree = session.open_parent(tree_version)?;
                 (parent, content) = (Some(found), Some(stream));
+                hardening = Hardening::new(Some(content_version));
                 break;
             }
         }
@@ -228,6 +235,8 @@ impl<'a> FilesRun<'a> {
             reader: FileReader::new(owners),
             parent,
             root: blake3::Hasher::new(),
+            hardening,
+            tries_new: judge::is_newest_suspect(saving),
             read: Vec::new(),
             bytes_done: 0,
             items_done: 0,
@@ -316,8 +325,28 @@ impl<'a> FilesRun<'a> {
             self.content.hint(known.content_offset);
         }
         let (content, clock) = (&mut self.content, self.saving.means.clock);
-        match self.reader.read(&found, clock, |bytes| content.push(session, bytes)) {
+        let (mut head, is_tried) = (Head::default(), known.is_some() || self.tries_new);
+        let send = |bytes: &[u8]| {
+            if is_tried {
+                head.push(bytes);
+            }
+            content.push(session, bytes)
+        };
+        match self.reader.read(&found, clock, send) {
             Ok(read) => {
+                let now = match &read.entry.kind {
+                    EntryKind::File(file) => Some(file.hash),
+                    _ => None,
+                };
+                match known.as_ref().map(|(known, _)| (&known.entry.kind, known.content_offset)) {
+                    // many files are read again and have not changed
+                    Some((EntryKind::File(stored), offset)) if now != Some(stored.hash) => {
+                        self.hardening.changed(session, &head, offset, stored.stream_bytes())?;
+                    }
+                    Some((EntryKind::File(_), _)) => {}
+                    _ if is_tried => self.hardening.new_file(&head),
+                    _ => {}
+                }
                 if read.replaced {
                     walk.forget_first_name(&found);
                 }
@@ -376,6 +405,10 @@ impl<'a> FilesRun<'a> {
         record.streams.push(stream(StreamRole::Content, &content, "content", None));
         record.streams.push(stream(StreamRole::Tree, &tree, "tree", Some(tree_sha256)));
         record.streams.push(stream(StreamRole::Identities, &identities, "identities", Some(identities_sha256)));
+        {
+            let mut tried = self.saving.tried.borrow_mut();
+            tried.softened = self.hardening.finish(&mut tried.sample);
+        }
         let mut counts = walk.counts();
         counts.files_new = self.new;
         counts.files_changed = self.changed;

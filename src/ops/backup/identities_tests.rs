@@ -101,6 +101,7 @@ impl World {
             git: None,
             system: SystemInfo { host: "h".to_owned(), ..SystemInfo::default() },
             allow_empty: false,
+            min_sizes: Default::default(),
         };
         let report = backup::run(&means, request).unwrap();
         self.check(&report.snapshot);

@@ -1,14 +1,20 @@
 //! Backup: many sources, one snapshot, one commit.
 //!
-//! The line: session opened -> each source becomes streams, stored against its parent -> everything flushed -> every
-//! new version decoded from storage and compared -> snapshot record written and committed -> record read again.
+//! The line: its turn taken -> session opened -> each source becomes streams, stored against its parent, and is compared
+//! with its older snapshots -> everything flushed -> every new version decoded from storage and compared -> snapshot
+//! record written and committed -> record read again.
 //! A source that fails is recorded as failed and the run goes on; a repository error ends the run and nothing is
 //! committed.
 
 mod files;
 mod identities;
+mod judge;
 pub(crate) mod prove;
+mod sample;
 mod streams;
+mod turn;
+
+pub use turn::{Holder, Turn, TurnMeans, take_turn};
 
 use super::cancel::Cancel;
 use super::observer::{Event, Observer};
@@ -16,9 +22,10 @@ use crate::domain::id::{SnapshotId, VersionId};
 use crate::domain::snapshot::{GitInfo, Snapshot, SourceKind, SourceRecord, SourceWarning, StreamRole, SystemInfo};
 use crate::domain::system::{Clock, Random};
 use crate::format::config_object::WriterParameters;
+use crate::format::samples;
 use crate::format::seal::Keys;
 use crate::repository::error::RepoError;
-use crate::repository::session::{self, BackupSession, SessionStart};
+use crate::repository::session::BackupSession;
 use crate::repository::snapshots::LoadedSnapshot;
 use crate::repository::{index_loader, snapshots};
 use crate::source::SourceError;
@@ -27,10 +34,13 @@ use crate::source::postgres::connect::Connection;
 use crate::source::process::{ProcessSpec, Processes};
 use crate::source::sqlite::SqliteOptions;
 use crate::storage::WriteStore;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Versions of other streams that are compared with a stream that has no history under its own name.
 const CANDIDATES_MAX: usize = 192;
@@ -58,6 +68,8 @@ pub struct BackupRequest {
     pub system: SystemInfo,
     /// An empty stream is no failure.
     pub allow_empty: bool,
+    /// By source: fewer plain bytes than this look wrong.
+    pub min_sizes: BTreeMap<String, u64>,
 }
 
 /// One source to save.
@@ -212,6 +224,14 @@ pub enum BackupError {
         /// Sources and errors, in run order.
         failures: Vec<(String, SourceError)>,
     },
+    /// Another run saves a source of this one, and did not end in time.
+    #[error("Another run saves the same source")]
+    Busy {
+        /// Who; the one that will be through first comes first.
+        holders: Vec<Holder>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The run was ended from outside.
     #[error("The backup was interrupted")]
     Interrupted,
@@ -240,34 +260,47 @@ fn now_ns(clock: &dyn Clock) -> i64 {
     i64::try_from(clock.now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
-/// Saves all sources in one snapshot.
+/// Saves all sources in one snapshot. Another run of the same source is not waited for.
 ///
 /// # Errors
 /// [`BackupError`]; nothing is committed then.
 pub fn run(means: &BackupMeans<'_>, request: BackupRequest) -> Result<BackupReport, BackupError> {
-    let started_ns = now_ns(means.clock);
-    let fenced = close_dead_sessions(means)?;
-    let start = SessionStart {
-        id: SnapshotId(means.random.bytes()),
-        host: request.system.host.clone(),
-        process: means.process_id,
-        started_ns,
-        sources: request.sources.iter().map(|s| s.name.clone()).collect(),
+    let turn_means = TurnMeans {
+        store: Arc::clone(&means.store),
+        keys: Arc::clone(&means.keys),
+        random: means.random.as_ref(),
+        clock: means.clock,
+        observer: means.observer,
+        cancel: means.cancel,
+        process_id: means.process_id,
+        patience: Duration::ZERO,
     };
+    let sources: Vec<String> = request.sources.iter().map(|s| s.name.clone()).collect();
+    let turn = take_turn(&turn_means, &request.system.host, &sources)?;
+    run_in_turn(means, request, turn)
+}
+
+/// Saves all sources in one snapshot, in a session whose turn it is. `means.snapshots` must have been read after the
+/// turn was taken: whoever was waited for may have made one.
+///
+/// # Errors
+/// [`BackupError`]; nothing is committed then.
+pub fn run_in_turn(
+    means: &BackupMeans<'_>,
+    request: BackupRequest,
+    mut turn: Turn,
+) -> Result<BackupReport, BackupError> {
+    let (started_ns, fenced) = (turn.started_ns, std::mem::take(&mut turn.fenced));
+    let Some(announced) = turn.take() else { return Err(BackupError::Interrupted) };
+    let id = announced.id();
     let mut damaged_index = Vec::new();
-    let session = BackupSession::begin(
-        Arc::clone(&means.store),
-        Arc::clone(&means.keys),
-        Arc::clone(&means.random),
-        &means.parameters,
-        &start,
-        |store, keys, excluded| {
-            let (index, report) = index_loader::load_without(store, keys, means.cache, excluded)?;
-            damaged_index = report.damaged.into_iter().map(|(id, why)| format!("index/{id}: {why}")).collect();
-            Ok(index)
-        },
-    )?;
-    let result = save_and_commit(means, request, session, started_ns);
+    let session = announced.open(Arc::clone(&means.random), &means.parameters, |store, keys, excluded| {
+        let (index, report) = index_loader::load_without(store, keys, means.cache, excluded)?;
+        damaged_index = report.damaged.into_iter().map(|(id, why)| format!("index/{id}: {why}")).collect();
+        Ok(index)
+    });
+    let result =
+        session.map_err(BackupError::from).and_then(|session| save_and_commit(means, request, session, started_ns));
     match result {
         Ok(mut report) => {
             report.fenced = fenced;
@@ -276,29 +309,10 @@ pub fn run(means: &BackupMeans<'_>, request: BackupRequest) -> Result<BackupRepo
         }
         Err(error) => {
             // best effort: what a dead session leaves is closed by the next run as well
-            let _ = means.store.fence(start.id);
+            let _ = means.store.fence(id);
             Err(error)
         }
     }
-}
-
-/// Fences sessions whose processes died, so that nobody waits for them.
-fn close_dead_sessions(means: &BackupMeans<'_>) -> Result<Vec<SnapshotId>, RepoError> {
-    let mut closed = Vec::new();
-    for (id, alive) in session::open_sessions(means.store.as_ref())? {
-        if !alive && means.store.fence(id)? {
-            means.observer.event(&Event::Note {
-                code: "session.closed",
-                message: &format!(
-                    "Closed run {} that ended without a snapshot; what it stored is used again",
-                    id.short()
-                ),
-            });
-            closed.push(id);
-        }
-    }
-    means.store.clear_leftovers()?;
-    Ok(closed)
 }
 
 fn save_and_commit(
@@ -310,6 +324,7 @@ fn save_and_commit(
     let mut failures = Vec::new();
     let mut records = Vec::new();
     let mut proofs = Vec::new();
+    let (mut suspect, mut sampled) = (Vec::new(), Vec::new());
     for source in request.sources {
         if means.cancel.is_cancelled() {
             return Err(BackupError::Interrupted);
@@ -318,11 +333,23 @@ fn save_and_commit(
         means.observer.event(&Event::SourceStarted { source: &name, kind });
         let began = now_ns(means.clock);
         let mut record = empty_record(&name, kind, location);
-        let saving = Saving { means, host: &request.system.host, name: &name, allow_empty: request.allow_empty };
+        let saving = Saving {
+            means,
+            host: &request.system.host,
+            name: &name,
+            allow_empty: request.allow_empty,
+            min_sizes: &request.min_sizes,
+            tried: RefCell::default(),
+        };
         let saved = save_source(&saving, &mut session, source.from, &mut record, &mut proofs);
         record.duration_ms = u64::try_from((now_ns(means.clock) - began) / 1_000_000).unwrap_or(0);
         match saved {
-            Ok(()) => means.observer.event(&Event::SourceFinished { source: &name, failure: None }),
+            Ok(()) => {
+                let judged = judge::judge(&saving, session.id(), &mut record, saving.tried.take());
+                suspect.extend(judged.suspect);
+                sampled.extend(judged.sample);
+                means.observer.event(&Event::SourceFinished { source: &name, failure: None });
+            }
             Err(SaveError::Repository(RepoError::Interrupted) | SaveError::Source(SourceError::Interrupted)) => {
                 return Err(BackupError::Interrupted);
             }
@@ -367,14 +394,14 @@ fn save_and_commit(
         class: request.class,
         tags,
         imported: false,
-        suspect: None,
+        suspect: (!suspect.is_empty()).then(|| suspect.join("; ")),
         git: request.git,
         project_root: request.project_root,
         scope: request.scope,
         sources: records,
         heads: heads(means.snapshots).map(head).collect(),
         stored_bytes: session.stored_bytes(),
-        extensions: Vec::new(),
+        extensions: samples::extension(&sampled).into_iter().collect(),
     };
     let findings = session.reader().healed();
     session.commit(&snapshot)?;
@@ -469,6 +496,9 @@ pub(crate) struct Saving<'a> {
     host: &'a str,
     name: &'a str,
     allow_empty: bool,
+    min_sizes: &'a BTreeMap<String, u64>,
+    /// What was tried on the way, for judging.
+    tried: RefCell<judge::Tried>,
 }
 
 impl Saving<'_> {

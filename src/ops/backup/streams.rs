@@ -1,6 +1,7 @@
 //! Saving sources that are streams: database dumps and images, programs, standard input.
 
 use super::prove::Proving;
+use super::sample::Sampler;
 use super::{SaveError, Saving};
 use crate::domain::id::Digest;
 use crate::domain::snapshot::{SourceRecord, StreamRecord, StreamRole};
@@ -52,6 +53,7 @@ fn save_stream(
     let candidates = if parent.is_none() { saving.candidates(session) } else { Vec::new() };
     let mut writer = StreamWriter::new(session, parent, candidates, StreamSettings::data());
     let mut sha256 = Context::new(&SHA256);
+    let mut sampler = (place.role == StreamRole::Data).then(Sampler::new);
     let mut buffer = vec![0u8; READ_BYTES];
     let mut plain_bytes = 0u64;
     loop {
@@ -62,6 +64,9 @@ fn save_stream(
         let Some(part) = buffer.get(..n).filter(|p| !p.is_empty()) else { break };
         sha256.update(part);
         writer.push(session, part)?;
+        if let Some(sampler) = &mut sampler {
+            sampler.push(part);
+        }
         plain_bytes += part.len() as u64;
         saving.means.observer.event(&Event::Progress(Progress {
             source: Some(saving.name),
@@ -75,6 +80,9 @@ fn save_stream(
         Err(error) => return Err(error.into()),
     };
     let stored = writer.finish(session)?;
+    if let Some(sampler) = sampler {
+        sampler.finish(&mut saving.tried.borrow_mut().sample);
+    }
     let mut digest = Digest::default();
     digest.0.copy_from_slice(sha256.finish().as_ref());
     if stored.is_new {

@@ -219,6 +219,8 @@ fn delete(
     }
     let kept: HashSet<SnapshotId> = roots.kept.iter().copied().collect();
     for snapshot in record.snapshots.iter().filter(|s| !kept.contains(s)) {
+        // before the snapshot: an acceptance of nothing would stay for ever
+        means.store.delete(&ObjectName::acceptance(*snapshot))?;
         if remove_folder(means, ObjectKind::Snapshot, *snapshot)? {
             report.snapshots_removed += 1;
         }

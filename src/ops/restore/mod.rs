@@ -402,10 +402,12 @@ fn choose<'s>(snapshot: &'s Snapshot, history: &[LoadedSnapshot], selection: &Se
     }
 }
 
-/// The newest snapshot of a host that holds a source and is not suspect.
+/// The newest snapshot of a host that holds a source which did not look wrong.
 pub fn newest_good<'h>(history: &'h [LoadedSnapshot], host: &str, source: &str) -> Option<&'h Snapshot> {
     let holds = |s: &&Snapshot| {
-        s.system.host == host && s.suspect.is_none() && s.source(source).is_some_and(|record| record.failure.is_none())
+        s.system.host == host
+            && !s.is_suspect_for(source)
+            && s.source(source).is_some_and(|record| record.failure.is_none())
     };
     history.iter().map(|loaded| &loaded.snapshot).filter(holds).max_by_key(|s| (s.time_ns, s.id))
 }

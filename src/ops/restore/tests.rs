@@ -93,6 +93,7 @@ impl World {
             git: None,
             system,
             allow_empty: true,
+            min_sizes: Default::default(),
         };
         backup::run(&means, request).unwrap().snapshot
     }
@@ -297,7 +298,12 @@ fn a_failed_source_is_named_with_its_newest_good_snapshot() {
     broken.failure = Some("the server went away".to_owned());
     broken.streams.clear();
     let history: Vec<LoadedSnapshot> = [&good, &bad]
-        .map(|snapshot| LoadedSnapshot { snapshot: snapshot.clone(), digest: Default::default(), healed: None })
+        .map(|snapshot| LoadedSnapshot {
+            snapshot: snapshot.clone(),
+            digest: Default::default(),
+            healed: None,
+            accepted: false,
+        })
         .into();
     let target = world.target("out");
     let all = options(&target, Selection::default());

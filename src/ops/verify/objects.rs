@@ -1,5 +1,5 @@
 //! Reads every object that is neither pack nor index object in full, both copies: configuration, key slots, snapshots,
-//! sessions, fenced sessions, tombstones, condemned records; and names what does not belong into a repository.
+//! sessions, fenced sessions, tombstones, acceptances, condemned records; and names what does not belong into a repository.
 
 use super::{Run, VerifyError};
 use crate::domain::id::{CondemnedId, KeySlotId, SnapshotId};
@@ -14,7 +14,7 @@ use crate::repository::condemned::{self, CONDEMNED_BYTES_MAX};
 use crate::repository::error::RepoError;
 use crate::repository::session::{SessionSaw, SessionStart};
 use crate::repository::snapshots::{self, SNAPSHOT_BYTES_MAX};
-use crate::repository::tombstones;
+use crate::repository::{accepted, tombstones};
 use crate::storage::{self, ErrorKind, ObjectKind, ObjectName, RESERVE_NAME, SessionPart};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +34,7 @@ pub(super) fn check(run: &Run<'_>) -> Result<(), VerifyError> {
         sessions(run, kind)?;
     }
     tombstones(run)?;
+    acceptances(run)?;
     condemned_records(run)?;
     strays(run)?;
     Ok(())
@@ -238,6 +239,22 @@ fn tombstones(run: &Run<'_>) -> Result<(), VerifyError> {
         };
         let Some(bytes) = get(run, &info.name, tombstones::OBJECT_BYTES_MAX, true) else { continue };
         if let Err(error) = tombstones::decode(&run.reading.keys, id, &bytes) {
+            let (_, problem, reason) = super::report::describe(&error);
+            run.gatherer.finding(info.name.as_str(), problem, reason);
+        }
+    }
+    Ok(())
+}
+
+fn acceptances(run: &Run<'_>) -> Result<(), VerifyError> {
+    for info in list(run, ObjectKind::Accepted)? {
+        let id = info.name.as_str().strip_prefix("accepted/").and_then(|text| SnapshotId::parse(text).ok());
+        let Some(id) = id else {
+            stray(run, info.name.as_str());
+            continue;
+        };
+        let Some(bytes) = get(run, &info.name, accepted::OBJECT_BYTES_MAX, true) else { continue };
+        if let Err(error) = accepted::decode(&run.reading.keys, id, &bytes) {
             let (_, problem, reason) = super::report::describe(&error);
             run.gatherer.finding(info.name.as_str(), problem, reason);
         }

@@ -105,6 +105,8 @@ fn promise(kind: ObjectKind, name: &ObjectName) -> Option<Promise> {
             None => of(ObjectTag::KeySlot, KeySlotId::parse(first).ok()?.0, Some(0)),
         },
         (ObjectKind::Index, None) => of(ObjectTag::Index, IndexId::parse(first).ok()?.0, Some(0)),
+        (ObjectKind::Forgotten, None) => of(ObjectTag::Tombstone, SnapshotId::parse(first).ok()?.0, Some(0)),
+        (ObjectKind::Accepted, None) => of(ObjectTag::Acceptance, SnapshotId::parse(first).ok()?.0, Some(0)),
         (ObjectKind::Condemned, None) => of(ObjectTag::Condemned, IndexId::parse(first).ok()?.0, None),
         (ObjectKind::Session | ObjectKind::Snapshot | ObjectKind::Fenced, Some(file)) if words.next().is_none() => {
             let (_, tag, copy) = PARTS.into_iter().find(|(part, ..)| part.file_name() == file)?;

@@ -224,7 +224,7 @@ pub fn run(means: &PruneMeans<'_>, options: &PruneOptions) -> Result<PruneReport
     let mut report = PruneReport { dry_run: options.dry_run, ..PruneReport::default() };
     if !options.dry_run {
         close_dead_sessions(means, &mut report)?;
-        refuse_beside_another(means)?;
+        refuse_beside_another(means, None)?;
     }
     let mut limits = Limits { full: options.full, repack_bytes: options.max_repack_bytes, step_bytes: None };
     let result = run_steps(means, options, &mut limits, &mut report);
@@ -285,7 +285,9 @@ fn run_step(
         return Ok(false);
     }
     let (index, guard) = begin(means)?.into_parts();
-    let done = look_and_choose(means, index, limits, first, report).and_then(|(view, plan)| {
+    // again, now that others can see this one: of two that begin at once at least one gives way
+    let alone = refuse_beside_another(means, Some(guard.id()));
+    let done = alone.and_then(|()| look_and_choose(means, index, limits, first, report)).and_then(|(view, plan)| {
         if plan.is_empty() && view.roots.gone.is_empty() && view.orphans.is_empty() {
             return Ok(None);
         }
@@ -426,9 +428,9 @@ fn close_dead_sessions(means: &PruneMeans<'_>, report: &mut PruneReport) -> Resu
 }
 
 /// Two prunes at once would do the work twice; safety does not rest on this.
-fn refuse_beside_another(means: &PruneMeans<'_>) -> Result<(), PruneError> {
+fn refuse_beside_another(means: &PruneMeans<'_>, own: Option<SnapshotId>) -> Result<(), PruneError> {
     for (id, alive) in session::open_sessions(means.writer.as_ref())? {
-        if !alive {
+        if !alive || own == Some(id) {
             continue;
         }
         if let Ok(start) = session::load_start(means.reader.as_ref(), &means.keys, id)

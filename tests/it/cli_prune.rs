@@ -37,7 +37,7 @@ fn filled(hours: u64) -> (Place, Vec<(String, Vec<u8>)>) {
         let ran = place.run_with_input(["backup", "--stdin", "--stdin-filename", "app.sql", "--time", &time], &bytes);
         all.push((ran.good().stdout.trim().to_owned(), bytes));
         place.write(&format!("tree/{}/new", hour % 5), noise(hour, 30_000));
-        place.write("tree/log", dump(hour)[..100_000].to_vec());
+        place.write("tree/log", &dump(hour)[..100_000]);
         place.backup(["tree", "--time", &time]);
     }
     (place, all)

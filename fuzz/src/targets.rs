@@ -7,7 +7,9 @@
 
 use holdfast::cli::environment::Environment;
 use holdfast::cli::settings::{Overrides, Settings};
-use holdfast::domain::id::{ChunkId, Digest, IndexId, KeySlotId, PackId, RepositoryId, SnapshotId, VersionId};
+use holdfast::domain::id::{
+    ChunkId, CondemnedId, Digest, IndexId, KeySlotId, PackId, RepositoryId, SnapshotId, VersionId,
+};
 use holdfast::domain::retention::Window;
 use holdfast::domain::selector::Selector;
 use holdfast::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole, SystemInfo, TableRows};
@@ -24,11 +26,12 @@ use holdfast::format::records::{
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::format::slice::{self, SliceFrame};
 use holdfast::format::tree::{TreeReader, TreeWriter};
-use holdfast::format::{codec, compress, samples, secret_text};
+use holdfast::format::{codec, compress, samples, secret_text, sparse};
 use holdfast::recipe::run::{PARENT, Run};
 use holdfast::recipe::sketch::Sketch;
 use holdfast::repository::accepted::Acceptance;
 use holdfast::repository::chunk_table::ChunkTable;
+use holdfast::repository::condemned::Condemned;
 use holdfast::repository::index::RepositoryIndex;
 use holdfast::repository::pack_reader::{LoadedTable, PackTrailer};
 use holdfast::repository::tombstones::Tombstone;
@@ -73,6 +76,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "slice", feed: feed_slice, seeds: seed_slice },
     Target { name: "snapshot", feed: feed_snapshot, seeds: seed_snapshot },
     Target { name: "time_spec", feed: feed_time_spec, seeds: seed_time_spec },
+    Target { name: "sparse", feed: feed_sparse, seeds: seed_sparse },
+    Target { name: "condemned", feed: feed_condemned, seeds: seed_condemned },
     Target { name: "tombstone", feed: feed_tombstone, seeds: seed_tombstone },
     Target { name: "tree", feed: feed_tree, seeds: seed_tree },
     Target { name: "units", feed: feed_units, seeds: seed_units },
@@ -324,6 +329,44 @@ fn snapshot() -> Snapshot {
 
 fn seed_snapshot() -> Vec<Vec<u8>> {
     vec![codec::encode(&snapshot())]
+}
+
+fn feed_sparse(input: &[u8]) -> bool {
+    let Some((head, raw)) = input.split_first_chunk::<12>() else { return false };
+    let (start, span) = head.split_first_chunk::<8>().expect("12 bytes");
+    let (start, span) = (u64::from_le_bytes(*start), u32::from_le_bytes(span.try_into().expect("4 bytes")));
+    let Ok(pieces) = sparse::decode(start, span, raw) else { return false };
+    let bytes = |p: &sparse::Piece| &raw[p.at as usize..p.at as usize + p.len as usize];
+    let parts: Vec<(u64, &[u8])> = pieces.iter().map(|p| (p.start, bytes(p))).collect();
+    // numbers may be longer than they need be, so the bytes need not be the same; what they say must be
+    let again = sparse::encode(start, &parts);
+    let back = sparse::decode(start, span, &again).expect("what was encoded decodes");
+    assert_eq!(
+        back.iter().map(|p| (p.start, p.len)).collect::<Vec<_>>(),
+        pieces.iter().map(|p| (p.start, p.len)).collect::<Vec<_>>()
+    );
+    true
+}
+
+fn seed_sparse() -> Vec<Vec<u8>> {
+    let parts: [(u64, &[u8]); 3] = [(1000, b"one"), (1100, b"second piece"), (70_000, &[7; 300])];
+    let head = [1000u64.to_le_bytes().as_slice(), &100_000u32.to_le_bytes()].concat();
+    vec![[head.clone(), sparse::encode(1000, &parts)].concat(), [head, sparse::encode(1000, &parts[..1])].concat()]
+}
+
+fn feed_condemned(input: &[u8]) -> bool {
+    check_record::<Condemned>(input).is_some()
+}
+
+fn seed_condemned() -> Vec<Vec<u8>> {
+    let record = Condemned {
+        id: CondemnedId([1; 16]),
+        created_ns: 1_700_000_000_000_000_000,
+        host: "web1".to_owned(),
+        packs: vec![PackId([2; 16]), PackId([3; 16])],
+        snapshots: vec![SnapshotId([4; 16])],
+    };
+    vec![codec::encode(&record), codec::encode(&Condemned::default())]
 }
 
 fn feed_tombstone(input: &[u8]) -> bool {

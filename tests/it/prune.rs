@@ -8,6 +8,7 @@ use holdfast::ops::cancel::Cancel;
 use holdfast::ops::observer::Silent;
 use holdfast::ops::prune::{self, PruneError, PruneMeans, PruneOptions, PruneReport, Roots};
 use holdfast::repository::reading::Reading;
+use holdfast::repository::stream_writer::StreamSettings;
 use holdfast::storage::{ObjectKind, ReadStore};
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -331,4 +332,39 @@ fn two_at_once_do_not_do_the_work_twice() {
     }
     drop(maintenance);
     prune(&repo, &HashSet::from([first.version]), &NORMAL).expect("the other one is over");
+}
+
+/// Full recipes in the middle of a history are not written again when their versions go: what stays is edits against
+/// an older version that stays, found by comparing recipes.
+#[test]
+fn a_full_recipe_that_goes_leaves_edits() {
+    let repo = Repo::new(13);
+    let settings = StreamSettings { full_recipe_depth: 3, ..StreamSettings::data() };
+    let mut bytes = rows(21, 20_000);
+    let mut all: Vec<(VersionId, Vec<u8>)> = Vec::new();
+    for n in 0..16u16 {
+        for k in 0..20u16 {
+            apply(&mut bytes, (2, n.wrapping_mul(6007).wrapping_add(k * 3001), 60), u64::from(n * 100 + k));
+        }
+        let (stored, _) = repo.put_with(&bytes, all.last().map(|l| l.0), &[], settings);
+        all.push((stored.version, bytes.clone()));
+    }
+    let parent = |version: VersionId| {
+        let reading = Reading::open(Arc::clone(&repo.store) as Arc<_>, Arc::clone(&repo.keys), None).expect("open");
+        reading.stream(version).expect("stream").head().parent
+    };
+    // every fourth is a full recipe
+    assert_eq!(all.iter().filter(|a| parent(a.0).is_none()).count(), 4);
+    let kept: Vec<_> = all.iter().filter(|a| parent(a.0).is_some()).step_by(4).cloned().collect();
+    let ids: HashSet<VersionId> = kept.iter().map(|k| k.0).collect();
+    prune(&repo, &ids, &FULL).expect("prune");
+    for (version, bytes) in &kept {
+        assert!(&repo.read(*version) == bytes);
+    }
+    let full = kept.iter().filter(|k| parent(k.0).is_none()).count();
+    assert!(kept.len() == 3 && full == 1, "{full} of {} are full recipes", kept.len());
+    // and what is kept of those thins out further
+    prune(&repo, &HashSet::from([kept[2].0]), &FULL).expect("prune");
+    assert!(repo.read(kept[2].0) == kept[2].1);
+    assert_eq!(parent(kept[2].0), None);
 }

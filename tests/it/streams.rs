@@ -62,9 +62,19 @@ impl Repo {
         parent: Option<VersionId>,
         candidates: &[VersionId],
     ) -> (StoredVersion, u64) {
+        self.put_with(bytes, parent, candidates, StreamSettings::data())
+    }
+
+    pub(crate) fn put_with(
+        &self,
+        bytes: &[u8],
+        parent: Option<VersionId>,
+        candidates: &[VersionId],
+        settings: StreamSettings,
+    ) -> (StoredVersion, u64) {
         let mut session = self.session();
         let parent = parent.map(|v| session.open_parent(v).expect("parent").expect("usable parent"));
-        let mut writer = StreamWriter::new(&session, parent, candidates.to_vec(), StreamSettings::data());
+        let mut writer = StreamWriter::new(&session, parent, candidates.to_vec(), settings);
         for part in bytes.chunks(300_001) {
             writer.push(&mut session, part).expect("push");
         }

@@ -1,4 +1,4 @@
-//! `forget`: hides snapshots behind tombstones. What is decided is [`retention`]'s business, or the user's; this writes
+//! `forget`: hides snapshots behind tombstones. What is decided is [`crate::domain::retention`]'s business, or the user's; this writes
 //! it down. Nothing is deleted: `undelete` brings a snapshot back until prune has condemned what it needs.
 
 use super::cancel::{Cancel, Cancelled};

@@ -1,8 +1,8 @@
 //! `prune`: frees what no snapshot needs, beside running backups, without locks or clocks.
 //!
-//! One step: [`crate::repository::liveness`] says what is needed → [`plan`] chooses → [`execute`] writes what must be
+//! One step: [`crate::repository::liveness`] says what is needed → [`plan`] chooses → `execute` writes what must be
 //! kept into new packs, proves it by reading it back through an index that has nothing but what will stay, publishes
-//! it, and condemns the old packs → [`finish`] deletes them once every run that might rely on them is over. A crash at
+//! it, and condemns the old packs → `finish` deletes them once every run that might rely on them is over. A crash at
 //! any point leaves everything readable; the next prune goes on. docs/format.md, "Garbage collection", is the protocol,
 //! `tests/model` its proof.
 

@@ -49,7 +49,8 @@ pub struct SliceFrame {
     pub spaces: u32,
 }
 
-fn put(column: &mut Vec<u8>, mut value: u64) {
+/// Appends a number as unsigned LEB128.
+pub(super) fn put(column: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         column.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;

@@ -5,6 +5,8 @@
 //! before (from the start of the span for the first) and its length, all LEB128; then the bytes of the pieces, one
 //! after the other.
 
+use super::slice::put;
+
 /// One piece of a sparse segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
@@ -27,14 +29,6 @@ impl Piece {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Sparse segment is damaged: {0}")]
 pub struct SparseError(pub &'static str);
-
-fn put(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
 
 fn take(bytes: &[u8], at: &mut usize) -> Result<u64, SparseError> {
     let mut value = 0u64;

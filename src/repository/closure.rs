@@ -73,6 +73,16 @@ pub fn first_hole(covered: &[(u64, u64)], start: u64, end: u64) -> Option<(u64, 
     (at < end).then_some((at, next))
 }
 
+/// The first part of what is live that was held before and is not kept: what was never held cannot be lost. All three
+/// are ascending and apart.
+pub fn first_loss(live: &[(u64, u64)], held: &[(u64, u64)], kept: &[(u64, u64)]) -> Option<(u64, u64)> {
+    live.iter().find_map(|&(start, end)| {
+        let first = held.partition_point(|p| p.1 <= start);
+        let inside = held.get(first..).unwrap_or_default().iter().take_while(|p| p.0 < end);
+        inside.into_iter().find_map(|p| first_hole(kept, p.0.max(start), p.1.min(end)))
+    })
+}
+
 /// True when every byte of a version can be found through this index.
 ///
 /// # Errors

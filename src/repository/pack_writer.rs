@@ -14,7 +14,7 @@ use crate::format::records::{
 };
 use crate::format::seal::{self, BlobContext, Keys, Sealer};
 use crate::format::{codec, compress, sealed};
-use crate::storage::{ObjectName, ObjectWriter, ReadStore, WriteStore};
+use crate::storage::{DeleteStore, ObjectName, ObjectWriter, ReadStore, WriteStore};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const PACK_SHARE: u64 = 40;
 /// Level for tables and index bodies, which hold mostly hashes.
 const TABLE_LEVEL: i32 = 6;
 /// Packs that one index object names at most.
-const INDEX_PACKS_MAX: usize = 64;
+pub const INDEX_PACKS_MAX: usize = 64;
 /// Bytes of a pack read back at a time.
 const READ_BACK_BYTES: u32 = 1 << 20;
 
@@ -152,9 +152,13 @@ impl PackWriter {
         Self { pack_bytes_min: pack_bytes_min.max(PACK_BYTES_MIN), publishes: false, ..self }
     }
 
-    /// Ids of packs that are finished but named by no index object.
-    pub fn unpublished(&self) -> impl Iterator<Item = PackId> + '_ {
-        self.unindexed.iter().map(|p| p.pack)
+    /// Gives up a rewriting: deletes every pack written so far, `written` among them. Nobody knows these packs; what
+    /// cannot be removed now is an orphan of the next prune.
+    pub fn abandon(&mut self, store: &dyn DeleteStore, written: &mut Vec<IndexedPack>) {
+        drop(self.finish_packs().map(|more| written.extend(more)));
+        for pack in written.drain(..).chain(self.unindexed.drain(..)) {
+            let _ = store.delete(&ObjectName::pack(pack.pack));
+        }
     }
 
     /// Stored bytes of all finished packs and index objects so far.
@@ -261,14 +265,10 @@ impl PackWriter {
         if self.unindexed.is_empty() || !self.publishes {
             return Ok(());
         }
-        let mut waiting = std::mem::take(&mut self.unindexed);
-        while !waiting.is_empty() {
-            // many small objects rather than one that outgrows what a reader accepts
-            let rest = waiting.split_off(waiting.len().min(INDEX_PACKS_MAX));
-            let body = IndexBody { supersedes: Vec::new(), packs: std::mem::replace(&mut waiting, rest) };
-            let (id, stored_bytes) = put_index(self.store.as_ref(), &self.keys, self.random.as_ref(), &body)?;
-            self.stored_bytes += stored_bytes;
-            self.finished.extend(body.packs.into_iter().map(|p| (p, Some(id))));
+        let waiting = std::mem::take(&mut self.unindexed);
+        for named in name_packs(self.store.as_ref(), &self.keys, self.random.as_ref(), waiting)? {
+            self.stored_bytes += named.stored_bytes;
+            self.finished.extend(named.packs.into_iter().map(|p| (p, Some(named.id))));
         }
         self.indexed_at = self.stored_bytes;
         Ok(())
@@ -298,6 +298,37 @@ impl PackWriter {
     pub fn take_finished(&mut self) -> Vec<(IndexedPack, Option<IndexId>)> {
         std::mem::take(&mut self.finished)
     }
+}
+
+/// An index object that [`name_packs`] wrote.
+#[derive(Debug)]
+pub struct NamedPacks {
+    /// Its name.
+    pub id: IndexId,
+    /// Its length.
+    pub stored_bytes: u64,
+    /// The packs that it names.
+    pub packs: Vec<IndexedPack>,
+}
+
+/// Names packs in index objects: many small ones rather than one that outgrows what a reader accepts.
+///
+/// # Errors
+/// Storage errors.
+pub fn name_packs(
+    store: &dyn WriteStore,
+    keys: &Keys,
+    random: &dyn Random,
+    mut waiting: Vec<IndexedPack>,
+) -> Result<Vec<NamedPacks>> {
+    let mut objects = Vec::new();
+    while !waiting.is_empty() {
+        let rest = waiting.split_off(waiting.len().min(INDEX_PACKS_MAX));
+        let body = IndexBody { supersedes: Vec::new(), packs: std::mem::replace(&mut waiting, rest) };
+        let (id, stored_bytes) = put_index(store, keys, random, &body)?;
+        objects.push(NamedPacks { id, stored_bytes, packs: body.packs });
+    }
+    Ok(objects)
 }
 
 /// Writes an index object under a fresh name; returns the name and its length.

@@ -29,7 +29,7 @@ use crate::format::seal::Keys;
 use crate::format::sealed;
 use crate::format::stream_hash::StreamHasher;
 use crate::recipe::sketch::{SKETCH_COMMON_MIN, Sketch};
-use crate::storage::{ObjectKind, ObjectName, ReadStore, SessionGuard, SessionPart, WriteStore};
+use crate::storage::{DeleteStore, ObjectKind, ObjectName, ReadStore, SessionGuard, SessionPart, WriteStore};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -329,6 +329,33 @@ pub fn open_sessions(store: &dyn WriteStore) -> Result<Vec<(SnapshotId, bool)>> 
     ids.sort_unstable();
     ids.dedup();
     ids.into_iter().map(|id| Ok((id, store.session_is_alive(id)?))).collect()
+}
+
+/// The living maintenance run other than `own`, for people: a session without sources.
+///
+/// # Errors
+/// Storage errors.
+pub fn other_maintenance(store: &dyn WriteStore, keys: &Keys, own: Option<SnapshotId>) -> Result<Option<String>> {
+    for (id, alive) in open_sessions(store)? {
+        if alive
+            && Some(id) != own
+            && let Ok(start) = load_start(store, keys, id)
+            && start.sources.is_empty()
+        {
+            return Ok(Some(format!("process {} on {}", start.process, start.host)));
+        }
+    }
+    Ok(None)
+}
+
+/// Ends a session that writes no snapshot, and removes what it left.
+///
+/// # Errors
+/// Storage errors.
+pub fn end(store: &dyn DeleteStore, id: SnapshotId) -> Result<()> {
+    store.fence(id)?;
+    store.remove_run(ObjectKind::Fenced, id)?;
+    Ok(())
 }
 
 /// Who runs a session.

@@ -42,8 +42,6 @@ fn with_means<S: DeleteStore + 'static, T>(
     let (store, catalog, clock, cancel) = (Arc::new(store), Catalog::none(), clock(), Cancel::new());
     act(&RepairMeans {
         store: Arc::clone(&store) as Arc<_>,
-        writer: Arc::clone(&store) as Arc<_>,
-        reader: store,
         keys: Arc::clone(keys),
         parameters: WriterParameters::DEFAULT,
         random: Arc::new(SeededRandom::new(seed)),

@@ -28,8 +28,6 @@ pub(crate) fn prune_with(
     let clock = FixedClock(Mutex::new(jiff::Timestamp::UNIX_EPOCH));
     let means = PruneMeans {
         store: Arc::clone(&repo.store) as Arc<_>,
-        writer: Arc::clone(&repo.store) as Arc<_>,
-        reader: Arc::clone(&repo.store) as Arc<_>,
         keys: Arc::clone(&repo.keys),
         parameters: WriterParameters::DEFAULT,
         random: Arc::clone(&repo.random),

@@ -35,8 +35,6 @@ pub(crate) fn prune(invocation: &Invocation, listing: &Listing, limits: &PruneLi
     let read_roots = || roots::read(store, keys, &catalog, timestamp_ns(invocation.clock.now()), grace);
     let means = PruneMeans {
         store: Arc::clone(&repository.store) as Arc<_>,
-        writer: Arc::clone(&repository.store) as Arc<_>,
-        reader: Arc::clone(&repository.store) as Arc<_>,
         keys: Arc::clone(&repository.keys),
         parameters: repository.config.writer_parameters()?,
         random: Arc::new(RealRandom),

@@ -67,8 +67,6 @@ fn with_means<T>(
     let catalog: Catalog = opening::catalog(invocation, id)?;
     let means = RepairMeans {
         store: Arc::clone(&repository.store) as Arc<_>,
-        writer: Arc::clone(&repository.store) as Arc<_>,
-        reader: Arc::clone(&repository.store) as Arc<_>,
         keys: Arc::clone(&repository.keys),
         parameters: repository.config.writer_parameters()?,
         random: Arc::new(RealRandom),

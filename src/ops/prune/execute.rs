@@ -4,25 +4,23 @@ use super::finish::Own;
 use super::plan::Plan;
 use super::{PruneError, PruneMeans, PruneReport, View, unreadable};
 use crate::domain::id::{CondemnedId, IndexId, PackId, VersionId};
-use crate::format::records::{IndexBody, IndexedPack, Proof};
+use crate::format::records::{IndexedPack, Proof};
 use crate::ops::observer::{Event, Progress};
-use crate::repository::closure::{Coverage, first_hole};
+use crate::repository::closure::{Coverage, first_loss};
 use crate::repository::condemned::{self, Condemned};
 use crate::repository::error::RepoError;
 use crate::repository::index::{PackNumber, RepositoryIndex};
 use crate::repository::liveness::Marking;
 use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
-use crate::repository::pack_writer::{PackWriter, put_index};
+use crate::repository::pack_writer::{PackWriter, name_packs};
 use crate::repository::record_merge;
 use crate::repository::rewrite;
 use crate::repository::session::prove_stream;
 use crate::repository::stream_reader::{StreamReader, read_head};
-use crate::storage::ObjectName;
+use crate::storage::{ReadStore, WriteStore};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Packs named by one index object.
-const INDEX_PACKS_MAX: usize = 64;
 /// Packs written by a prune aim at this length at least.
 const PACK_BYTES_MIN: u64 = 4 << 20;
 /// Bytes decoded at a time when two forms of a stream are compared.
@@ -35,18 +33,14 @@ pub(super) fn execute(
     plan: Plan,
     report: &mut PruneReport,
 ) -> Result<Own, PruneError> {
-    let (writer, keys, random) = (Arc::clone(&means.writer), Arc::clone(&means.keys), Arc::clone(&means.random));
+    let (writer, keys, random) =
+        (Arc::clone(&means.store) as Arc<dyn WriteStore>, Arc::clone(&means.keys), Arc::clone(&means.random));
     let mut writer = PackWriter::new(writer, keys, random).with_target(&means.parameters).for_rewriting(PACK_BYTES_MIN);
     let mut written = Vec::new();
     match write_and_prove(means, &view, &plan, &mut writer, &mut written, report) {
         Ok(gone) => publish_and_condemn(means, view, plan, written, gone, report),
         Err(error) => {
-            // nobody knows these packs; what cannot be removed now is an orphan of the next prune
-            drop(writer.finish_packs().map(|more| written.extend(more)));
-            let unpublished: Vec<PackId> = written.iter().map(|p| p.pack).chain(writer.unpublished()).collect();
-            for pack in unpublished {
-                let _ = means.store.delete(&ObjectName::pack(pack));
-            }
+            writer.abandon(means.store.as_ref(), &mut written);
             Err(error)
         }
     }
@@ -128,7 +122,8 @@ fn prove(
         total_bytes: None,
         total_items: Some(total),
     });
-    let packs = PackReader::new(Arc::clone(&means.reader), Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
+    let packs =
+        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
     let failed = |what: String| {
         move |error: RepoError| match error {
             error if error.concerns_one_object() || matches!(error, RepoError::ProofFailed { .. }) => {
@@ -188,15 +183,9 @@ fn covered(
             let mut before = Coverage::default();
             let held = before.of(&view.index, &view.packs, space, Some(copy)).map_err(unreadable)?.clone();
             let kept = coverage.of(after, packs, space, Some(copy)).map_err(unreadable)?;
-            for (start, end) in marking.live_parts(space) {
-                // what this copy never held it need not hold now
-                for (from, to) in overlaps(&held, start, end) {
-                    // pieces nearer than the gap are joined in the marking; between them nothing need be kept
-                    if let Some(hole) = first_hole(kept, from, to) {
-                        let reason = format!("bytes {} to {} would be lost", hole.0, hole.1);
-                        return Err(PruneError::NotProved { what: format!("literal space {space}"), reason });
-                    }
-                }
+            if let Some(hole) = first_loss(&marking.live_parts(space), &held, kept) {
+                let reason = format!("bytes {} to {} would be lost", hole.0, hole.1);
+                return Err(PruneError::NotProved { what: format!("literal space {space}"), reason });
             }
         }
     }
@@ -226,12 +215,6 @@ fn covered(
         }
     }
     Ok(())
-}
-
-fn overlaps(parts: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
-    let first = parts.partition_point(|p| p.1 <= start);
-    let inside = parts.get(first..).unwrap_or_default().iter().take_while(move |p| p.0 < end);
-    inside.map(move |p| (p.0.max(start), p.1.min(end)))
 }
 
 /// Compares a version as it reads today with how it will read.
@@ -270,16 +253,8 @@ fn publish_and_condemn(
     gone: HashSet<PackNumber>,
     report: &mut PruneReport,
 ) -> Result<Own, PruneError> {
-    let mut published: Vec<IndexId> = Vec::new();
-    let new_packs = written.len();
     let new_bytes: u64 = written.iter().map(|p| p.stored_bytes).sum();
-    let mut waiting = written;
-    while !waiting.is_empty() {
-        let rest = waiting.split_off(waiting.len().min(INDEX_PACKS_MAX));
-        let body = IndexBody { supersedes: Vec::new(), packs: std::mem::replace(&mut waiting, rest) };
-        let (id, _) = put_index(means.writer.as_ref(), &means.keys, means.random.as_ref(), &body)?;
-        published.push(id);
-    }
+    let published = name_packs(means.store.as_ref(), &means.keys, means.random.as_ref(), written)?;
     let mut packs: Vec<PackId> = gone.iter().filter_map(|n| view.index.pack(*n).map(|i| i.id)).collect();
     packs.extend(view.orphans.iter().map(|o| o.0));
     packs.sort_unstable();
@@ -290,13 +265,13 @@ fn publish_and_condemn(
         packs,
         snapshots: view.roots.gone.clone(),
     };
-    condemned::put(means.writer.as_ref(), &means.keys, &record)?;
+    condemned::put(means.store.as_ref(), &means.keys, &record)?;
     report.records_merged += plan.merges.len() as u64;
     report.packs_rewritten += plan.rewrite.len() as u64;
     report.packs_removed += (plan.remove.len() + view.orphans.len()) as u64;
     report.written_bytes += new_bytes;
-    let index_objects: BTreeSet<IndexId> = view.index.objects().keys().copied().chain(published).collect();
+    let index_objects: BTreeSet<IndexId> =
+        view.index.objects().keys().copied().chain(published.iter().map(|named| named.id)).collect();
     let gone_bytes = plan.freed_bytes() + view.orphans.iter().map(|o| o.1).sum::<u64>();
-    debug_assert!(new_packs > 0 || !record.packs.is_empty() || !record.snapshots.is_empty());
     Ok(Own { record, roots: view.roots, index_objects, gone_bytes })
 }

@@ -5,25 +5,23 @@
 //! anything is missing, the record is withdrawn and nothing is deleted. Index objects are replaced before packs are
 //! deleted, and the record goes last, so that a crash anywhere is resumed by reading it.
 
-use super::{PruneError, PruneMeans, PruneReport, Roots, short, unreadable};
+use super::{PruneError, PruneMeans, PruneReport, Roots, unreadable};
 use crate::domain::id::{CondemnedId, IndexId, PackId, SnapshotId};
 use crate::format::records::IndexBody;
 use crate::ops::observer::{Event, Progress};
-use crate::repository::closure::{Coverage, first_hole};
+use crate::repository::closure::{Coverage, first_loss};
 use crate::repository::condemned::{self, Condemned};
 use crate::repository::error::RepoError;
 use crate::repository::index::RepositoryIndex;
 use crate::repository::index_loader;
 use crate::repository::liveness::Marking;
 use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES, load_index};
-use crate::repository::pack_writer::put_index;
+use crate::repository::pack_writer::{INDEX_PACKS_MAX, put_index};
 use crate::repository::session;
-use crate::storage::{ErrorKind, ObjectKind, ObjectName};
+use crate::storage::{ErrorKind, ObjectKind, ObjectName, ReadStore};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-/// Packs named by one index object.
-const INDEX_PACKS_MAX: usize = 64;
 /// Index objects that name fewer packs than this are small; many small ones are merged.
 const SMALL_OBJECT_PACKS: usize = 16;
 /// Small index objects that are left alone.
@@ -51,15 +49,15 @@ pub(super) fn finish_own(means: &PruneMeans<'_>, own: &Own, report: &mut PruneRe
     // nothing happened since it was proved: no need to look again
     let unchanged = (means.roots)()? == own.roots
         && others(means, own.record.id)?.is_empty()
-        && index_loader::list_objects(means.reader.as_ref())?.into_iter().collect::<BTreeSet<_>>() == own.index_objects;
+        && index_loader::list_objects(means.store.as_ref())?.into_iter().collect::<BTreeSet<_>>() == own.index_objects;
     finish(means, &own.record, !unchanged, report)
 }
 
 /// Finishes the records that earlier prunes left.
 pub(super) fn finish_pending(means: &PruneMeans<'_>, report: &mut PruneReport) -> Result<(), PruneError> {
-    for id in condemned::list(means.reader.as_ref())? {
+    for id in condemned::list(means.store.as_ref())? {
         means.cancel.check()?;
-        let record = match condemned::load(means.reader.as_ref(), &means.keys, id) {
+        let record = match condemned::load(means.store.as_ref(), &means.keys, id) {
             Ok(Some(record)) => record,
             Ok(None) => continue,
             Err(error) if error.concerns_one_object() => {
@@ -83,14 +81,14 @@ pub(super) fn finish_pending(means: &PruneMeans<'_>, report: &mut PruneReport) -
 /// so nothing is being deleted under it any more: packs that the index names are whole, and those that it does not name
 /// are orphans.
 fn withdraw_unreadable(means: &PruneMeans<'_>, id: CondemnedId, error: &RepoError) -> Result<(), PruneError> {
-    let message = format!("The record condemned/{} cannot be read and is withdrawn ({error})", short(id));
+    let message = format!("The record condemned/{} cannot be read and is withdrawn ({error})", id.short());
     means.observer.event(&Event::Note { code: "prune.record_withdrawn", message: &message });
     means.store.delete(&ObjectName::condemned(id))?;
     Ok(())
 }
 
 fn others(means: &PruneMeans<'_>, id: CondemnedId) -> Result<Vec<CondemnedId>, PruneError> {
-    Ok(condemned::list(means.reader.as_ref())?.into_iter().filter(|other| *other != id).collect())
+    Ok(condemned::list(means.store.as_ref())?.into_iter().filter(|other| *other != id).collect())
 }
 
 /// Sessions that have not seen a record. Those of dead processes are fenced and do not count.
@@ -100,19 +98,19 @@ fn sessions_in_the_way(
     report: &mut PruneReport,
 ) -> Result<Vec<String>, PruneError> {
     let mut waiting = Vec::new();
-    for (session, alive) in session::open_sessions(means.writer.as_ref())? {
+    for (session, alive) in session::open_sessions(means.store.as_ref())? {
         if !alive {
             if means.store.fence(session)? {
                 report.closed_runs.push(session.hex());
-                end_session(means, session)?;
+                session::end(means.store.as_ref(), session)?;
             }
             // otherwise it has committed meanwhile: its snapshot is listed below
             continue;
         }
         // no `saw` yet, or one that cannot be read, is as good as not seen
-        let saw = session::load_saw(means.reader.as_ref(), &means.keys, session);
+        let saw = session::load_saw(means.store.as_ref(), &means.keys, session);
         if !saw.is_ok_and(|saw| saw.condemned.contains(&id.0)) {
-            let who = session::load_start(means.reader.as_ref(), &means.keys, session).map_or_else(
+            let who = session::load_start(means.store.as_ref(), &means.keys, session).map_or_else(
                 |_| format!("run {}", session.short()),
                 |start| format!("process {} on {} ({})", start.process, start.host, start.sources.join(", ")),
             );
@@ -133,13 +131,13 @@ fn finish(
     let mut excluded = HashSet::new();
     for other in others(means, record.id)? {
         excluded.extend(
-            condemned::load(means.reader.as_ref(), &means.keys, other)
+            condemned::load(means.store.as_ref(), &means.keys, other)
                 .map_err(unreadable)?
                 .into_iter()
                 .flat_map(|r| r.packs),
         );
     }
-    let (index, loaded) = index_loader::load(means.reader.as_ref(), &means.keys, means.cache)?;
+    let (index, loaded) = index_loader::load(means.store.as_ref(), &means.keys, means.cache)?;
     if let Some((id, reason)) = loaded.damaged.into_iter().next() {
         return Err(PruneError::Unreadable { what: format!("index/{id}"), reason });
     }
@@ -167,7 +165,8 @@ fn still_needed(
 ) -> Result<Option<String>, PruneError> {
     let numbers: HashSet<_> = gone.union(excluded).filter_map(|id| index.pack_number(*id)).collect();
     let after = index.without(&numbers);
-    let packs = PackReader::new(Arc::clone(&means.reader), Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
+    let packs =
+        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
     let marking = match Marking::of(&after, &packs, &roots.versions) {
         Ok(marking) => marking,
         Err(error) if error.is_damage() => return Ok(Some(error.to_string())),
@@ -181,13 +180,8 @@ fn still_needed(
         let mut before = Coverage::default();
         let held = before.of(index, &packs, space, None)?.clone();
         let kept = coverage.of(&after, &packs, space, None)?;
-        for (start, end) in marking.live_parts(space) {
-            let first = held.partition_point(|p| p.1 <= start);
-            for &(from, to) in held.get(first..).unwrap_or_default().iter().take_while(|p| p.0 < end) {
-                if let Some(hole) = first_hole(kept, from.max(start), to.min(end)) {
-                    return Ok(Some(format!("bytes {} to {} of literal space {space}", hole.0, hole.1)));
-                }
-            }
+        if let Some(hole) = first_loss(&marking.live_parts(space), &held, kept) {
+            return Ok(Some(format!("bytes {} to {} of literal space {space}", hole.0, hole.1)));
         }
     }
     Ok(None)
@@ -207,7 +201,7 @@ fn delete(
     replace_index(means, index, &gone)?;
     for (done, pack) in (1u64..).zip(&record.packs) {
         let name = ObjectName::pack(*pack);
-        let stored = means.reader.stored_bytes(&name)?;
+        let stored = means.store.stored_bytes(&name)?;
         if means.store.delete(&name)? {
             report.removed_bytes += stored.unwrap_or(0);
         }
@@ -221,7 +215,7 @@ fn delete(
     for snapshot in record.snapshots.iter().filter(|s| !kept.contains(s)) {
         // before the snapshot: an acceptance of nothing would stay for ever
         means.store.delete(&ObjectName::acceptance(*snapshot))?;
-        if remove_folder(means, ObjectKind::Snapshot, *snapshot)? {
+        if means.store.remove_run(ObjectKind::Snapshot, *snapshot)? {
             report.snapshots_removed += 1;
         }
     }
@@ -248,7 +242,7 @@ fn replace_index(means: &PruneMeans<'_>, index: &RepositoryIndex, gone: &HashSet
     let flush = |left: &mut Vec<_>, done: &mut Vec<IndexId>| -> Result<(), PruneError> {
         if !left.is_empty() {
             let body = IndexBody { supersedes: done.clone(), packs: std::mem::take(left) };
-            put_index(means.writer.as_ref(), &means.keys, means.random.as_ref(), &body)?;
+            put_index(means.store.as_ref(), &means.keys, means.random.as_ref(), &body)?;
         }
         for id in done.drain(..) {
             means.store.delete(&ObjectName::index(id))?;
@@ -256,7 +250,7 @@ fn replace_index(means: &PruneMeans<'_>, index: &RepositoryIndex, gone: &HashSet
         Ok(())
     };
     for id in replaced {
-        let body = match load_index(means.reader.as_ref(), &means.keys, id) {
+        let body = match load_index(means.store.as_ref(), &means.keys, id) {
             Ok(body) => body,
             Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => continue,
             Err(error) => return Err(unreadable(error)),
@@ -268,15 +262,4 @@ fn replace_index(means: &PruneMeans<'_>, index: &RepositoryIndex, gone: &HashSet
         }
     }
     flush(&mut left, &mut done)
-}
-
-/// Removes what a session left when it was declared dead.
-pub(super) fn end_session(means: &PruneMeans<'_>, id: SnapshotId) -> Result<(), PruneError> {
-    means.store.fence(id)?;
-    remove_folder(means, ObjectKind::Fenced, id)?;
-    Ok(())
-}
-
-fn remove_folder(means: &PruneMeans<'_>, kind: ObjectKind, id: SnapshotId) -> Result<bool, PruneError> {
-    Ok(means.store.remove_run(kind, id)?)
 }

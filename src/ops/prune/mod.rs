@@ -13,7 +13,7 @@ pub mod roots;
 
 use super::cancel::{Cancel, Cancelled};
 use super::observer::{Event, Observer};
-use crate::domain::id::{CondemnedId, PackId, SnapshotId, VersionId};
+use crate::domain::id::{PackId, SnapshotId, VersionId};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::system::{Clock, Random};
 use crate::format::config_object::WriterParameters;
@@ -68,10 +68,6 @@ pub type ReadRoots<'a> = dyn Fn() -> Result<Roots, PruneError> + 'a;
 pub struct PruneMeans<'a> {
     /// The repository's objects.
     pub store: Arc<dyn DeleteStore>,
-    /// The same, for runs that only add.
-    pub writer: Arc<dyn WriteStore>,
-    /// The same, for reading.
-    pub reader: Arc<dyn ReadStore>,
     /// Its keys.
     pub keys: Arc<Keys>,
     /// What the repository's writers agreed on.
@@ -272,9 +268,9 @@ fn run_step(
     let phase = "looking for what is needed";
     means.observer.event(&Event::PhaseStarted { phase, total_bytes: None, total_items: None });
     if options.dry_run {
-        let records = condemned::load_all(means.reader.as_ref(), &means.keys).map_err(unreadable)?;
+        let records = condemned::load_all(means.store.as_ref(), &means.keys).map_err(unreadable)?;
         let excluded = condemned::packs_of(&records);
-        let (index, loaded) = index_loader::load_without(means.reader.as_ref(), &means.keys, means.cache, &excluded)?;
+        let (index, loaded) = index_loader::load_without(means.store.as_ref(), &means.keys, means.cache, &excluded)?;
         refuse_damaged_index(loaded)?;
         let (_, plan) = look_and_choose(means, index, limits, true, report)?;
         report.records_merged = plan.merges.len() as u64;
@@ -295,7 +291,7 @@ fn run_step(
         execute::execute(means, view, plan, report).map(Some)
     });
     // the session protected what this step wrote; it is published or given up now, and nobody needs to wait for it
-    finish::end_session(means, guard.id())?;
+    session::end(means.store.as_ref(), guard.id())?;
     drop(guard);
     let Some(own) = done? else { return Ok(false) };
     let before = report.removed_bytes;
@@ -319,13 +315,14 @@ fn look_and_choose(
     report: &mut PruneReport,
 ) -> Result<(View, Plan), PruneError> {
     let roots = (means.roots)()?;
-    let listed = means.reader.list(ObjectKind::Pack)?;
+    let listed = means.store.list(ObjectKind::Pack)?;
     let orphans = listed
         .iter()
         .filter_map(|info| Some((super::repair_index::pack_id(&info.name)?, info.stored_bytes)))
         .filter(|(id, _)| index.pack_number(*id).is_none())
         .collect();
-    let packs = PackReader::new(Arc::clone(&means.reader), Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
+    let packs =
+        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
     let marking = Marking::of(&index, &packs, &roots.versions).map_err(unreadable)?;
     let needed = roots.versions.clone();
     let mut view = View { roots, needed, index, packs, marking, orphans };
@@ -400,7 +397,8 @@ fn begin(means: &PruneMeans<'_>) -> Result<BackupSession, PruneError> {
         started_ns: i64::try_from(means.clock.now().as_nanosecond()).unwrap_or(i64::MAX),
         sources: Vec::new(),
     };
-    let (writer, keys, random) = (Arc::clone(&means.writer), Arc::clone(&means.keys), Arc::clone(&means.random));
+    let (writer, keys, random) =
+        (Arc::clone(&means.store) as Arc<dyn WriteStore>, Arc::clone(&means.keys), Arc::clone(&means.random));
     let mut loaded = index_loader::LoadReport::default();
     let session = BackupSession::begin(writer, keys, random, &means.parameters, &start, |store, keys, excluded| {
         let (index, report) = index_loader::load_without(store, keys, means.cache, excluded)?;
@@ -410,17 +408,17 @@ fn begin(means: &PruneMeans<'_>) -> Result<BackupSession, PruneError> {
     let checked = session.map_err(unreadable).and_then(|session| refuse_damaged_index(loaded).map(|()| session));
     if checked.is_err() {
         // best effort: what a dead session leaves is closed by the next run as well
-        let _ = finish::end_session(means, start.id);
+        let _ = session::end(means.store.as_ref(), start.id);
     }
     checked
 }
 
 /// Fences the sessions of dead processes, so that nothing waits for them.
 fn close_dead_sessions(means: &PruneMeans<'_>, report: &mut PruneReport) -> Result<(), PruneError> {
-    for (id, alive) in session::open_sessions(means.writer.as_ref())? {
+    for (id, alive) in session::open_sessions(means.store.as_ref())? {
         if !alive && means.store.fence(id)? {
             report.closed_runs.push(id.hex());
-            finish::end_session(means, id)?;
+            session::end(means.store.as_ref(), id)?;
         }
     }
     means.store.clear_leftovers()?;
@@ -429,20 +427,8 @@ fn close_dead_sessions(means: &PruneMeans<'_>, report: &mut PruneReport) -> Resu
 
 /// Two prunes at once would do the work twice; safety does not rest on this.
 fn refuse_beside_another(means: &PruneMeans<'_>, own: Option<SnapshotId>) -> Result<(), PruneError> {
-    for (id, alive) in session::open_sessions(means.writer.as_ref())? {
-        if !alive || own == Some(id) {
-            continue;
-        }
-        if let Ok(start) = session::load_start(means.reader.as_ref(), &means.keys, id)
-            && start.sources.is_empty()
-        {
-            return Err(PruneError::Busy { who: format!("process {} on {}", start.process, start.host) });
-        }
+    match session::other_maintenance(means.store.as_ref(), &means.keys, own)? {
+        Some(who) => Err(PruneError::Busy { who }),
+        None => Ok(()),
     }
-    Ok(())
-}
-
-/// A condemned record and what it concerns, for reports.
-fn short(id: CondemnedId) -> String {
-    id.short()
 }

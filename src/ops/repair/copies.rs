@@ -44,8 +44,8 @@ pub fn heal(means: &RepairMeans<'_>, dry_run: bool, report: &mut CopiesReport) -
     let mut healer = Healer { means, dry_run, report };
     healer.config()?;
     healer.keys()?;
-    let records = condemned::load_all(means.reader.as_ref(), &means.keys)?;
-    for id in snapshots::list(means.reader.as_ref())? {
+    let records = condemned::load_all(means.store.as_ref(), &means.keys)?;
+    for id in snapshots::list(means.store.as_ref())? {
         means.cancel.check()?;
         // a prune that is at work removes its parts one after the other
         if !records.iter().any(|record| record.snapshots.contains(&id)) {
@@ -68,7 +68,7 @@ impl Healer<'_, '_> {
         max_bytes: u64,
         decode: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Result<Copy<T>, RepairError> {
-        match self.means.reader.get(name, max_bytes) {
+        match self.means.store.get(name, max_bytes) {
             Ok(bytes) => Ok(decode(&bytes)),
             Err(error) => match error.kind {
                 ErrorKind::NotFound => Ok(Err("it is missing".to_owned())),
@@ -108,8 +108,8 @@ impl Healer<'_, '_> {
         let mut healed = HealedCopy { object: name.to_string(), reason, quarantined: None };
         if !self.dry_run {
             healed.quarantined = self.means.store.quarantine(name)?.map(|to| to.to_string());
-            self.means.writer.put_new(name, &bytes)?;
-            if self.means.reader.get(name, bytes.len() as u64)? != bytes {
+            self.means.store.put_new(name, &bytes)?;
+            if self.means.store.get(name, bytes.len() as u64)? != bytes {
                 let reason = "the storage gives back other bytes than were written".to_owned();
                 return Err(RepairError::NotProved { what: name.to_string(), reason });
             }
@@ -135,7 +135,7 @@ impl Healer<'_, '_> {
     }
 
     fn keys(&mut self) -> Result<(), RepairError> {
-        let listed = match self.means.reader.list(ObjectKind::Key) {
+        let listed = match self.means.store.list(ObjectKind::Key) {
             // a repository without encryption has none, and its empty folder may be gone
             Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
             other => other?,
@@ -173,7 +173,7 @@ impl Healer<'_, '_> {
         };
         let copies = [read(0)?, read(1)?];
         // a folder that holds neither is what a removal left, or went away since the listing
-        if names.iter().all(|name| matches!(self.means.reader.stored_bytes(name), Ok(None))) {
+        if names.iter().all(|name| matches!(self.means.store.stored_bytes(name), Ok(None))) {
             return Ok(());
         }
         self.settle(&names, copies, |snapshot, copy| Ok(snapshots::encode(keys, snapshot, copy)?))

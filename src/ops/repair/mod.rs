@@ -24,7 +24,7 @@ use crate::repository::index_loader;
 use crate::repository::reading::Reading;
 use crate::repository::session::{self, BackupSession, SessionStart};
 use crate::repository::snapshots::LoadedSnapshot;
-use crate::storage::{self, DeleteStore, ObjectKind, ReadStore, WriteStore};
+use crate::storage::{self, DeleteStore, ReadStore, WriteStore};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -32,10 +32,6 @@ use std::sync::Arc;
 pub struct RepairMeans<'a> {
     /// The repository's objects.
     pub store: Arc<dyn DeleteStore>,
-    /// The same, for runs that only add.
-    pub writer: Arc<dyn WriteStore>,
-    /// The same, for reading.
-    pub reader: Arc<dyn ReadStore>,
     /// Its keys.
     pub keys: Arc<Keys>,
     /// What the repository's writers agreed on.
@@ -139,7 +135,8 @@ fn lost_streams(affected: Vec<Affected>, snapshots: &[LoadedSnapshot]) -> Vec<Lo
 
 /// Loads the index as a reader does; a repair needs all of it.
 fn open_reading(means: &RepairMeans<'_>) -> Result<Reading, RepairError> {
-    let reading = Reading::open(Arc::clone(&means.reader), Arc::clone(&means.keys), means.local.cache)?;
+    let reading =
+        Reading::open(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), means.local.cache)?;
     match reading.damaged_index.first() {
         None => Ok(reading),
         Some(object) => Err(RepairError::IndexDamaged { object: object.clone() }),
@@ -155,38 +152,28 @@ fn begin(means: &RepairMeans<'_>, sources: Vec<String>) -> Result<BackupSession,
         started_ns: i64::try_from(means.clock.now().as_nanosecond()).unwrap_or(i64::MAX),
         sources,
     };
-    let (writer, keys, random) = (Arc::clone(&means.writer), Arc::clone(&means.keys), Arc::clone(&means.random));
+    let (writer, keys, random) =
+        (Arc::clone(&means.store) as Arc<dyn WriteStore>, Arc::clone(&means.keys), Arc::clone(&means.random));
     let session = BackupSession::begin(writer, keys, random, &means.parameters, &start, |store, keys, excluded| {
         Ok(index_loader::load_without(store, keys, means.local.cache, excluded)?.0)
     });
     session.map_err(|error| {
         // best effort: what a dead session leaves is closed by the next run as well
-        let _ = end_session(means, start.id);
+        let _ = session::end(means.store.as_ref(), start.id);
         error.into()
     })
 }
 
-/// Removes what a session left that wrote no snapshot.
-fn end_session(means: &RepairMeans<'_>, id: SnapshotId) -> Result<(), RepairError> {
-    means.store.fence(id)?;
-    means.store.remove_run(ObjectKind::Fenced, id)?;
-    Ok(())
-}
-
 /// Fences the sessions of dead processes, and refuses to work beside another maintenance run than `own`.
 fn refuse_beside_another(means: &RepairMeans<'_>, own: Option<SnapshotId>) -> Result<(), RepairError> {
-    for (id, alive) in session::open_sessions(means.writer.as_ref())? {
+    for (id, alive) in session::open_sessions(means.store.as_ref())? {
         if !alive && means.store.fence(id)? {
             let message = format!("Closed run {} that ended without a snapshot", id.short());
             means.observer.event(&Event::Note { code: "session.closed", message: &message });
         }
-        if alive
-            && Some(id) != own
-            && let Ok(start) = session::load_start(means.reader.as_ref(), &means.keys, id)
-            && start.sources.is_empty()
-        {
-            return Err(RepairError::Busy { who: format!("process {} on {}", start.process, start.host) });
-        }
     }
-    Ok(())
+    match session::other_maintenance(means.store.as_ref(), &means.keys, own)? {
+        Some(who) => Err(RepairError::Busy { who }),
+        None => Ok(()),
+    }
 }

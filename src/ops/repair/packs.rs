@@ -6,9 +6,7 @@
 //! damaged blob held is in no index object any more, so the next backup stores it again if its source still has it.
 
 use super::salvage::{BlobKey, Salvage, key_of, new_blob};
-use super::{
-    LostStream, RepairError, RepairMeans, begin, end_session, lost_streams, open_reading, refuse_beside_another,
-};
+use super::{LostStream, RepairError, RepairMeans, begin, lost_streams, open_reading, refuse_beside_another};
 use crate::domain::id::{IndexId, PackId, VersionId};
 use crate::format::records::{IndexBody, IndexedPack};
 use crate::ops::observer::{Event, Progress};
@@ -16,16 +14,15 @@ use crate::ops::verify::examine::{self, Examined, Fault};
 use crate::repository::condemned;
 use crate::repository::index::{PackNumber, RepositoryIndex};
 use crate::repository::pack_reader::{LoadedTable, PackReader, load_index};
-use crate::repository::pack_writer::{PackWriter, put_index};
+use crate::repository::pack_writer::{PackWriter, name_packs, put_index};
 use crate::repository::reading::Reading;
+use crate::repository::session;
 use crate::repository::snapshots::LoadedSnapshot;
-use crate::storage::ObjectName;
+use crate::storage::{ObjectName, ReadStore, WriteStore};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-/// Packs named by one index object.
-const INDEX_PACKS_MAX: usize = 64;
 /// New packs aim at this length at least.
 const PACK_BYTES_MIN: u64 = 4 << 20;
 /// Reasons kept for each pack.
@@ -124,7 +121,7 @@ pub fn run(means: &RepairMeans<'_>, request: &PacksRequest) -> Result<PacksRepor
         let worked = refuse_beside_another(means, Some(guard.id()))
             .and_then(|()| work(means, &faults, &examined.snapshots, &mut report));
         // the session kept a prune from deleting what was read here; nobody needs to wait for it any more
-        end_session(means, guard.id())?;
+        session::end(means.store.as_ref(), guard.id())?;
         worked?;
     }
     let lost = examined.report.affected;
@@ -163,7 +160,7 @@ fn work(
 ) -> Result<(), RepairError> {
     // anew: only what the session protects may be relied on
     let reading = open_reading(means)?;
-    let records = condemned::load_all(means.reader.as_ref(), &means.keys)?;
+    let records = condemned::load_all(means.store.as_ref(), &means.keys)?;
     let condemned: HashSet<PackNumber> =
         condemned::packs_of(&records).iter().filter_map(|id| reading.index.pack_number(*id)).collect();
     let mut gone: HashSet<PackNumber> = HashSet::new();
@@ -179,7 +176,8 @@ fn work(
             },
         }
     }
-    let (store, keys, random) = (Arc::clone(&means.writer), Arc::clone(&means.keys), Arc::clone(&means.random));
+    let (store, keys, random) =
+        (Arc::clone(&means.store) as Arc<dyn WriteStore>, Arc::clone(&means.keys), Arc::clone(&means.random));
     let mut writer = PackWriter::new(store, keys, random).with_target(&means.parameters).for_rewriting(PACK_BYTES_MIN);
     let mut written = Vec::new();
     match salvage_and_prove(means, &reading, &gone, &condemned, &mut writer, &mut written, report) {
@@ -192,12 +190,7 @@ fn work(
             Ok(())
         }
         Err(error) => {
-            // nobody knows these packs; what cannot be removed now is an orphan of the next prune
-            drop(writer.finish_packs().map(|more| written.extend(more)));
-            let unpublished: Vec<PackId> = written.iter().map(|p| p.pack).chain(writer.unpublished()).collect();
-            for pack in unpublished {
-                let _ = means.store.delete(&ObjectName::pack(pack));
-            }
+            writer.abandon(means.store.as_ref(), &mut written);
             Err(error)
         }
     }
@@ -248,7 +241,7 @@ fn prove(
     written: &[IndexedPack],
     mut expected: HashMap<BlobKey, blake3::Hash>,
 ) -> Result<(), RepairError> {
-    let packs = PackReader::new(Arc::clone(&means.reader), Arc::clone(&means.keys), 0);
+    let packs = PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), 0);
     let mut index = RepositoryIndex::default();
     let mut seen: HashSet<BlobKey> = HashSet::new();
     for pack in written {
@@ -281,25 +274,18 @@ fn publish(
     gone: &HashSet<PackNumber>,
     written: Vec<IndexedPack>,
 ) -> Result<(), RepairError> {
-    let put = |supersedes: Vec<IndexId>, packs: Vec<IndexedPack>| {
-        let body = IndexBody { supersedes, packs };
-        put_index(means.writer.as_ref(), &means.keys, means.random.as_ref(), &body)
-    };
-    let mut waiting = written;
-    while !waiting.is_empty() {
-        let rest = waiting.split_off(waiting.len().min(INDEX_PACKS_MAX));
-        put(Vec::new(), std::mem::replace(&mut waiting, rest))?;
-    }
+    name_packs(means.store.as_ref(), &means.keys, means.random.as_ref(), written)?;
     let names_gone = |packs: &[PackNumber]| packs.iter().any(|n| gone.contains(n));
     let mut replaced: Vec<IndexId> =
         index.objects().iter().filter(|(_, packs)| names_gone(packs)).map(|(id, _)| *id).collect();
     replaced.sort_unstable();
     let ids: HashSet<PackId> = gone.iter().filter_map(|n| index.pack(*n).map(|info| info.id)).collect();
     for id in replaced {
-        let mut left = load_index(means.reader.as_ref(), &means.keys, id)?.packs;
+        let mut left = load_index(means.store.as_ref(), &means.keys, id)?.packs;
         left.retain(|pack| !ids.contains(&pack.pack));
         if !left.is_empty() {
-            put(vec![id], left)?;
+            let body = IndexBody { supersedes: vec![id], packs: left };
+            put_index(means.store.as_ref(), &means.keys, means.random.as_ref(), &body)?;
         }
         means.store.quarantine(&ObjectName::index(id))?;
     }

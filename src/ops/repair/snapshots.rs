@@ -7,12 +7,13 @@
 
 use super::copies::{self, CopiesReport};
 use super::snapshot_files::{self, Rebuilt};
-use super::{LostStream, RepairError, RepairMeans, begin, end_session, lost_streams, open_reading};
+use super::{LostStream, RepairError, RepairMeans, begin, lost_streams, open_reading};
 use crate::domain::id::{SnapshotId, VersionId};
 use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord, SourceWarning, StreamRole};
 use crate::ops::backup::{self, prove};
 use crate::ops::observer::{Event, Progress};
 use crate::ops::verify::examine::{self, Examined, Lost};
+use crate::repository::session;
 use crate::repository::session::BackupSession;
 use crate::repository::snapshots::{self as records, LoadedSnapshot};
 use serde::Serialize;
@@ -154,10 +155,10 @@ fn beside(
         Ok(Some(snapshot)) => {
             let committed = session.commit(&snapshot);
             if committed.is_err() {
-                let _ = end_session(means, id);
+                let _ = session::end(means.store.as_ref(), id);
             }
             committed?;
-            let read = records::load(means.reader.as_ref(), &means.keys, id)?;
+            let read = records::load(means.store.as_ref(), &means.keys, id)?;
             if read.snapshot != snapshot {
                 let reason = "it reads back as another record".to_owned();
                 return Err(RepairError::NotProved { what: "the snapshot record".to_owned(), reason });
@@ -166,12 +167,12 @@ fn beside(
             Ok(repaired)
         }
         Ok(None) => {
-            end_session(means, id)?;
+            session::end(means.store.as_ref(), id)?;
             Ok(repaired)
         }
         Err(error) => {
             // best effort: what a dead session leaves is closed by the next run as well
-            let _ = end_session(means, id);
+            let _ = session::end(means.store.as_ref(), id);
             Err(error)
         }
     }

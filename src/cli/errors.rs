@@ -11,7 +11,7 @@ use crate::repository::error::RepoError;
 use crate::source::SourceError;
 use crate::source::postgres::connect::ConnectError;
 use crate::storage::{self, ErrorKind};
-use crate::target::{database, files};
+use crate::target::{database, files, replace};
 use std::io;
 
 /// The hint for every failure that means damage.
@@ -220,6 +220,36 @@ impl From<files::TargetError> for Failure {
             TargetError::Content { .. } => of(ExitCode::Damaged, "target.content").hint(VERIFY),
             TargetError::Io { .. } => of(ExitCode::NotRolledBack, "target.failed")
                 .hint("what was restored so far stays there; remove it and try again"),
+        }
+    }
+}
+
+impl From<replace::Error> for Failure {
+    fn from(error: replace::Error) -> Self {
+        use replace::Error;
+        let of = |exit, id| Self::from_error(exit, id, &error);
+        match &error {
+            Error::Busy { by, .. } => {
+                let failure = of(ExitCode::Refused, "replace.busy");
+                by.iter().fold(failure, |failure, line| failure.cause(line.clone())).hint("stop what uses it, then run the command again")
+            }
+            Error::NothingStaged { .. } => of(ExitCode::Failed, "replace.nothing_staged").hint("run the restore again"),
+            Error::InUse { .. } => of(ExitCode::Refused, "replace.in_use"),
+            Error::Unexpected { .. } => of(ExitCode::NotRolledBack, "replace.unexpected")
+                .hint("look at the names beside the place: what belongs to the restore has `holdfast-` in its name; move nothing that is older than it"),
+            Error::MountPoint { .. } => of(ExitCode::Refused, "replace.mount_point")
+                .hint("restore with --target and --overwrite: files are replaced one by one then"),
+            Error::Unsuitable { .. } => of(ExitCode::Refused, "replace.unsuitable"),
+            Error::Content { .. } => of(ExitCode::Damaged, "target.content").hint(VERIFY),
+            Error::NoSpace { .. } => of(ExitCode::NoSpace, "target.no_space").hint("free space there and run the restore again"),
+            Error::Io { .. } => of(ExitCode::NotRolledBack, "replace.failed")
+                .hint("run the command again: it goes on, or goes back, from where it stopped"),
+            Error::Server { .. } => of(ExitCode::NotRolledBack, "target.server")
+                .hint("run the command again: it goes on, or goes back, from where it stopped"),
+            Error::Client(_) => match error {
+                Error::Client(source) => Self::from(source),
+                _ => of(ExitCode::NoSource, "target.client"),
+            },
         }
     }
 }

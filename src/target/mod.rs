@@ -3,4 +3,5 @@
 pub mod database;
 pub mod files;
 pub mod postgres;
+pub mod replace;
 pub mod sqlite;

@@ -8,7 +8,7 @@
 use holdfast::cli::environment::Environment;
 use holdfast::cli::settings::{Overrides, Settings};
 use holdfast::domain::id::{
-    ChunkId, CondemnedId, Digest, IndexId, KeySlotId, PackId, RepositoryId, SnapshotId, VersionId,
+    ActId, ChunkId, CondemnedId, Digest, IndexId, KeySlotId, PackId, RepositoryId, SnapshotId, VersionId,
 };
 use holdfast::domain::retention::Window;
 use holdfast::domain::selector::Selector;
@@ -30,6 +30,7 @@ use holdfast::format::{codec, compress, samples, secret_text, sparse};
 use holdfast::recipe::run::{PARENT, Run};
 use holdfast::recipe::sketch::Sketch;
 use holdfast::repository::accepted::Acceptance;
+use holdfast::repository::acts::ActEntry;
 use holdfast::repository::chunk_table::ChunkTable;
 use holdfast::repository::condemned::Condemned;
 use holdfast::repository::index::RepositoryIndex;
@@ -59,6 +60,7 @@ pub struct Target {
 /// All targets, by name.
 pub const TARGETS: &[Target] = &[
     Target { name: "acceptance", feed: feed_acceptance, seeds: seed_acceptance },
+    Target { name: "act", feed: feed_act, seeds: seed_act },
     Target { name: "compress", feed: feed_compress, seeds: seed_compress },
     Target { name: "config_object", feed: feed_config_object, seeds: seed_config_object },
     Target { name: "conninfo", feed: feed_conninfo, seeds: seed_conninfo },
@@ -400,6 +402,30 @@ fn seed_acceptance() -> Vec<Vec<u8>> {
         tool_version: "holdfast 0.1.0".into(),
         sources: vec!["app-db".into()],
     })]
+}
+
+fn feed_act(input: &[u8]) -> bool {
+    let Some(entry) = check_record::<ActEntry>(input) else { return false };
+    let _ = (entry.state(), entry.text(), entry.read::<u64>().is_ok());
+    true
+}
+
+fn seed_act() -> Vec<Vec<u8>> {
+    let entry = |sequence, finished, body: &str| {
+        codec::encode(&ActEntry {
+            act: ActId([1; 16]),
+            sequence,
+            kind: "guard".into(),
+            time_ns: 1_763_650_000_000_000_000,
+            host: "server".into(),
+            user: "backup".into(),
+            process: 4711,
+            mark: "machine/boot/4026531836/12345".into(),
+            finished,
+            body: body.into(),
+        })
+    };
+    vec![entry(0, false, r#"{"state":"open","text":"v2.3.1"}"#), entry(700, true, "no JSON")]
 }
 
 fn feed_samples(input: &[u8]) -> bool {

@@ -128,6 +128,9 @@ impl From<RepoError> for Failure {
                 of(ExitCode::Refused, "repository.newer").hint("install the newest holdfast; nothing was touched")
             }
             RepoError::Limit { .. } => of(ExitCode::Failed, "format.limit"),
+            RepoError::ActTaken { .. } => {
+                of(ExitCode::Locked, "act.taken").hint("wait until it is over; `holdfast history` shows how far it is")
+            }
             RepoError::Interrupted => Self::interrupted(ExitCode::Interrupted),
         }
     }

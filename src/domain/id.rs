@@ -72,6 +72,9 @@ id_type!(
     /// Names a condemned record: packs that a prune is about to delete.
     CondemnedId, 16);
 id_type!(
+    /// Names an act: a restore in place, a guard, a drill, or what a guard holds.
+    ActId, 16);
+id_type!(
     /// Names a key slot.
     KeySlotId, 16);
 id_type!(

@@ -1,5 +1,6 @@
 //! Values and decisions: no I/O, no clock, no randomness of its own.
 
+pub mod act;
 pub mod entry;
 pub mod id;
 pub mod retention;

@@ -55,11 +55,13 @@ pub enum ObjectTag {
     Tombstone = 10,
     /// The acceptance of a suspect snapshot.
     Acceptance = 11,
+    /// One entry of an act.
+    Act = 12,
 }
 
 impl ObjectTag {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Config,
         Self::KeySlot,
         Self::Pack,
@@ -71,6 +73,7 @@ impl ObjectTag {
         Self::Fence,
         Self::Tombstone,
         Self::Acceptance,
+        Self::Act,
     ];
 
     /// The number in the header.
@@ -97,6 +100,7 @@ impl ObjectTag {
             Self::Fence => "Fence",
             Self::Tombstone => "Tombstone",
             Self::Acceptance => "Acceptance",
+            Self::Act => "Entry of an act",
         }
     }
 }

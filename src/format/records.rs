@@ -144,6 +144,8 @@ pub const KIND_CONDEMNED: u8 = 8;
 pub const KIND_TOMBSTONE: u8 = 9;
 /// Type byte of an acceptance.
 pub const KIND_ACCEPTANCE: u8 = 11;
+/// Type byte of an entry of an act.
+pub const KIND_ACT: u8 = 12;
 /// The ordinal of a pack's table.
 pub const TABLE_ORDINAL: u32 = u32::MAX;
 

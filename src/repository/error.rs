@@ -1,6 +1,6 @@
 //! What can go wrong with a repository. Never mixed with source errors: these end the run.
 
-use crate::domain::id::{PackId, VersionId};
+use crate::domain::id::{ActId, PackId, VersionId};
 use crate::{format, storage};
 
 /// A repository operation failed.
@@ -65,6 +65,12 @@ pub enum RepoError {
         object: String,
         /// Why.
         source: format::Error,
+    },
+    /// Another process wrote the step of an act that this one was about to write: that one goes on with it.
+    #[error("Another process goes on with act {}", .act.short())]
+    ActTaken {
+        /// The act.
+        act: ActId,
     },
     /// The run was interrupted.
     #[error("Interrupted")]

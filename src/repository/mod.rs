@@ -1,6 +1,8 @@
 //! Format and storage together: the order of writes that never lets anything durable refer to something that is not.
 
 pub mod accepted;
+pub mod act_claims;
+pub mod acts;
 pub mod cached_snapshots;
 pub mod chunk_run;
 pub mod chunk_table;

@@ -12,7 +12,7 @@ pub mod conformance;
 pub mod local;
 pub mod memory;
 
-use crate::domain::id::{CondemnedId, IndexId, KeySlotId, PackId, SnapshotId};
+use crate::domain::id::{ActId, CondemnedId, IndexId, KeySlotId, PackId, SnapshotId};
 use std::fmt;
 
 /// The kinds of object in a repository; each is a folder of the same name, except the configuration.
@@ -36,6 +36,8 @@ pub enum ObjectKind {
     Forgotten,
     /// `accepted/ID`: says that a suspect snapshot is good.
     Accepted,
+    /// `acts/ID.NNNN`: the story of a dangerous act, entry by entry.
+    Act,
     /// `condemned/ID`: packs that a prune is about to delete.
     Condemned,
     /// `quarantine/ab/ID`: packs found damaged, and below `quarantine/` other objects that a repair put aside.
@@ -46,7 +48,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// All kinds, in reading order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Config,
         Self::Key,
         Self::Snapshot,
@@ -56,6 +58,7 @@ impl ObjectKind {
         Self::Fenced,
         Self::Forgotten,
         Self::Accepted,
+        Self::Act,
         Self::Condemned,
         Self::Quarantine,
         Self::Temporary,
@@ -73,6 +76,7 @@ impl ObjectKind {
             Self::Fenced => "fenced",
             Self::Forgotten => "forgotten",
             Self::Accepted => "accepted",
+            Self::Act => "acts",
             Self::Condemned => "condemned",
             Self::Quarantine => "quarantine",
             Self::Temporary => "tmp",
@@ -128,6 +132,10 @@ impl ObjectName {
     /// The acceptance of a suspect snapshot.
     pub fn acceptance(id: SnapshotId) -> Self {
         Self(format!("accepted/{id}"))
+    }
+    /// An entry of an act.
+    pub fn act(id: ActId, sequence: u16) -> Self {
+        Self(format!("acts/{id}.{sequence:04}"))
     }
     /// A name found by listing; the caller checks what it means.
     pub(crate) fn found(path: String) -> Self {

@@ -3,6 +3,7 @@
 
     read_snapshot.py REPOSITORY [SECRET] list
     read_snapshot.py REPOSITORY [SECRET] check
+    read_snapshot.py REPOSITORY [SECRET] acts
     read_snapshot.py REPOSITORY [SECRET] restore SNAPSHOT TARGET [--source NAME]
 
 SECRET is --password-file FILE or --key-file FILE (a key file or a recovery kit); none for a repository without
@@ -27,9 +28,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 # [3] kinds of object
-CONFIG, KEY_SLOT, PACK, INDEX, SESSION_START, SESSION_SAW, SNAPSHOT, TOMBSTONE = 1, 2, 3, 4, 5, 6, 7, 10
+CONFIG, KEY_SLOT, PACK, INDEX, SESSION_START, SESSION_SAW, SNAPSHOT, TOMBSTONE, ACT = 1, 2, 3, 4, 5, 6, 7, 10, 12
 # [6] kinds of blob
-SEGMENT, HEAD, SLICE, TABLE, INDEX_BODY, SNAPSHOT_RECORD, SESSION_PART, TOMBSTONE_RECORD, SPARSE = 1, 2, 3, 4, 5, 6, 7, 9, 10
+SEGMENT, HEAD, SLICE, TABLE, INDEX_BODY, SNAPSHOT_RECORD, SESSION_PART, TOMBSTONE_RECORD, SPARSE, ACT_ENTRY = 1, 2, 3, 4, 5, 6, 7, 9, 10, 12
 TABLE_ORDINAL = 0xFFFFFFFF
 MIB = 1 << 20
 RAW_MAX = 64 * MIB
@@ -810,10 +811,32 @@ class Repository:
                             self.check_pack(what, bytes.fromhex(part))
                     except Damaged as error:
                         finding(error)
+        count += sum(1 for _ in self.acts())
         for pack_id in self.packs:
             if not os.path.exists(os.path.join(self.path, pack_name(pack_id))):
                 finding(f"{pack_name(pack_id)}: missing")
         return count
+
+    def acts(self):
+        """[26] The entries of all acts, by name."""
+        base = os.path.join(self.path, "acts")
+        for name in sorted(os.listdir(base)) if os.path.isdir(base) else []:
+            act, _, number = name.partition(".")
+            if len(act) != 32 or set(act) - set("0123456789abcdef") or len(number) != 4 or not number.isdecimal():
+                continue
+            what = f"acts/{name}"
+            try:
+                header, body = open_object(self.get(what), what, ACT, self.id, bytes.fromhex(act), 0)
+                r = self.keys.open_record(self.keys.meta, header, body, ACT_ENTRY, int(number), what)
+                if (r.id().hex(), r.uint()) != (act, int(number)):
+                    raise Damaged(f"{what}: another entry")
+                entry = {"act": act, "sequence": int(number), "kind": r.text(), "time": r.int(), "host": r.text(),
+                         "user": r.text(), "process": r.uint(), "mark": r.text(), "finished": r.bool()}
+                entry["body"] = json.loads(r.text())
+                r.end()
+                yield entry
+            except Damaged as error:
+                finding(error)
 
     def check_session_part(self, what, session, part):
         kinds = {"start": (SESSION_START, 0), "saw": (SESSION_SAW, 1)}
@@ -1135,6 +1158,7 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list")
     commands.add_parser("check")
+    commands.add_parser("acts")
     restoring = commands.add_parser("restore")
     restoring.add_argument("snapshot")
     restoring.add_argument("target")
@@ -1152,6 +1176,9 @@ def main():
         list_snapshots(repository)
     elif given.command == "check":
         check(repository)
+    elif given.command == "acts":
+        for entry in repository.acts():
+            print(json.dumps(entry))
     else:
         restore(repository, given.snapshot, given.target, given.source)
     sys.exit(13 if FINDINGS else 0)

@@ -83,6 +83,12 @@ fn damages(name: &str, length: usize, names: &[String], full: bool) -> Vec<Damag
     all
 }
 
+/// The ends of an act are the one thing that may be missing unnoticed: without its last entry it is an act that is not
+/// finished yet, without its first one a finished act that is being pruned.
+fn may_be_unseen(name: &str, damage: &Damage) -> bool {
+    matches!(damage, Damage::Gone) && name.starts_with("acts/") && !name.ends_with(".0001")
+}
+
 fn apply(store: &MemoryStore, name: &str, damage: &Damage) {
     let bytes = store.raw_get(name).expect("the object is there");
     match damage {
@@ -112,7 +118,8 @@ fn damage_everything(suite: Suite, stride_of_jobs: usize) {
         .iter()
         .flat_map(|name| {
             let length = store.raw_get(name).expect("listed").len();
-            damages(name, length, &names, full).into_iter().map(move |damage| (name.as_str(), damage))
+            let tried = damages(name, length, &names, full).into_iter().filter(|d| !may_be_unseen(name, d));
+            tried.map(move |damage| (name.as_str(), damage))
         })
         .step_by(if full { 1 } else { stride_of_jobs })
         .collect();
@@ -159,7 +166,7 @@ fn the_small_repository_has_what_the_test_promises() {
     let count = |kind: &str| names.iter().filter(|n| kind_of(n) == kind).count();
     assert_eq!((count("keys"), count("config") + count("config.copy")), (4, 2));
     assert!(count("packs") >= 4 && count("index") >= 2);
-    assert_eq!(count("snapshots"), 4 * SNAPSHOTS);
+    assert_eq!((count("snapshots"), count("acts")), (4 * SNAPSHOTS, 3));
     let reading = open_reading(Arc::new(store), Some(&small.key_file)).expect("opens");
     let (snapshots, _) = reading.snapshots().expect("snapshots");
     let depths: Vec<usize> = small

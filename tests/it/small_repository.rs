@@ -1,6 +1,7 @@
 //! A small repository that has every kind of object and every kind of record: two key slots, two data packs and more,
-//! index objects, a chain of five edits, a full recipe on top of it, a files source with its tree.
+//! index objects, a chain of five edits, a full recipe on top of it, a files source with its tree, an act of three entries.
 
+use holdfast::domain::act::{ActKind, Owner};
 use holdfast::domain::entry::{Entry, EntryKind, FileContent, FileIdentity};
 use holdfast::domain::id::{Digest, SnapshotId, VersionId};
 use holdfast::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole, SystemInfo};
@@ -10,6 +11,7 @@ use holdfast::format::identities;
 use holdfast::format::key_slot::{KdfCosts, Secret};
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::format::tree::TreeWriter;
+use holdfast::repository::acts::Recorder;
 use holdfast::repository::open::{self, InitOptions, SlotSecret};
 use holdfast::repository::session::{BackupSession, SessionStart};
 use holdfast::repository::stream_writer::{StoredVersion, StreamSettings, StreamWriter};
@@ -91,6 +93,7 @@ pub(crate) fn make(store: Arc<dyn WriteStore>, suite: Suite, seed: u64) -> Small
             edit(maker.random.as_ref(), a);
         }
     }
+    maker.act(&clock);
     Small { key_file, keys: maker.keys, saved }
 }
 
@@ -107,6 +110,16 @@ fn edit(random: &dyn Random, bytes: &mut Vec<u8>) {
 }
 
 impl Maker {
+    /// A drill of three entries, the last of which finishes it.
+    fn act(&self, clock: &FixedClock) {
+        let owner = Owner { host: "host".into(), user: "app".into(), process: 1, mark: "m/b/n/1".into() };
+        let (store, keys, random) = (self.store.as_ref(), self.keys.as_ref(), self.random.as_ref());
+        let recorder = Recorder { store, keys, clock, random, owner };
+        let mut act = recorder.begin(ActKind::Drill, &serde_json::json!({"state": "begun"})).expect("act");
+        act.note(&serde_json::json!({"state": "restore"})).expect("entry");
+        act.finish(&serde_json::json!({"state": "proved"})).expect("entry");
+    }
+
     fn backup(
         &self,
         n: usize,

@@ -10,6 +10,7 @@ pub mod dump;
 pub mod forget;
 pub mod generate;
 pub mod global;
+pub mod history;
 pub mod init;
 pub mod key;
 pub mod ls;
@@ -96,6 +97,8 @@ pub enum Command {
     Prune(prune::PruneArgs),
     /// Forget by policy, then prune
     Cleanup(Box<forget::ForgetArgs>),
+    /// Show what was done under the net: restores in place, guards, drills
+    History(history::HistoryArgs),
     /// Manage passwords and key files
     Key(key::KeyArgs),
     /// Keep what is whole of a damaged repository, and say what is lost
@@ -130,6 +133,7 @@ impl Command {
             Self::Accept(_) => "accept",
             Self::Prune(_) => "prune",
             Self::Cleanup(_) => "cleanup",
+            Self::History(_) => "history",
             Self::Key(_) => "key",
             Self::Repair(_) => "repair",
             Self::Config(_) => "config",

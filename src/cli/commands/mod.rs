@@ -7,6 +7,7 @@ pub(crate) mod config;
 pub(crate) mod dump;
 pub(crate) mod forget;
 pub(crate) mod generate;
+pub(crate) mod history;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod ls;
@@ -44,6 +45,7 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Accept(args) => accept::run(invocation, args),
         Command::Prune(args) => prune::run(invocation, args),
         Command::Cleanup(args) => forget::cleanup(invocation, args),
+        Command::History(args) => history::run(invocation, args),
         Command::Key(args) => key::run(invocation, args),
         Command::Config(args) => config::run(invocation, args),
         Command::Verify(args) => verify::run(invocation, args),

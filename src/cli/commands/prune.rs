@@ -6,10 +6,12 @@ use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
 use crate::cli::json::Kind;
 use crate::cli::opening::{self, Listing};
+use crate::domain::retention::{Policies, Window, defaults};
 use crate::domain::system::Clock;
 use crate::domain::time_spec::timestamp_ns;
 use crate::domain::units::{format_count, format_size};
 use crate::fsio::system::RealRandom;
+use crate::ops::prune::acts::{self, KeptSince};
 use crate::ops::prune::{self, PruneError, PruneMeans, PruneOptions, PruneReport, roots};
 use std::sync::Arc;
 
@@ -31,8 +33,8 @@ pub(crate) fn prune(invocation: &Invocation, listing: &Listing, limits: &PruneLi
     let cache = opening::cache_folder(invocation, id)?;
     let catalog = opening::catalog(invocation, id)?;
     let settings = &invocation.settings()?.sections.prune;
-    let (store, keys, grace) = (&*repository.store, &repository.keys, limits.grace.unwrap_or_default());
-    let read_roots = || roots::read(store, keys, &catalog, timestamp_ns(invocation.clock.now()), grace);
+    let (store, keys, grace) = (&repository.store, &repository.keys, limits.grace.unwrap_or_default());
+    let read_roots = || roots::read(&**store, keys, &catalog, timestamp_ns(invocation.clock.now()), grace);
     let means = PruneMeans {
         store: Arc::clone(&repository.store) as Arc<_>,
         keys: Arc::clone(&repository.keys),
@@ -51,7 +53,22 @@ pub(crate) fn prune(invocation: &Invocation, listing: &Listing, limits: &PruneLi
         full: limits.full,
         max_repack_bytes: limits.max_repack_size.or(settings.max_repack_bytes),
     };
-    prune::run(&means, &options).map_err(failure)
+    let mut report = prune::run(&means, &options).map_err(failure)?;
+    let kept = acts_kept_since(invocation)?;
+    report.acts_removed = acts::remove_finished(&**store, keys, &kept, options.dry_run)?;
+    Ok(report)
+}
+
+/// How long finished acts stay: as long as the snapshots that belong to them.
+fn acts_kept_since(invocation: &Invocation) -> Result<KeptSince, Failure> {
+    let configured = &invocation.settings()?.sections.retention;
+    let (built_in, now) = (defaults(), timestamp_ns(invocation.clock.now()));
+    let since = |class: &str| {
+        let window = |policies: &Policies| policies.classes.get(class).and_then(|policy| policy.keep_within);
+        let window = window(configured).or_else(|| window(&built_in)).unwrap_or(Window::days(30));
+        window.start_before(now, &invocation.environment.time_zone)
+    };
+    Ok(KeptSince { restore_ns: since("pre-restore"), guard_ns: since("pre-migration"), drill_ns: since("drill") })
 }
 
 fn failure(error: PruneError) -> Failure {
@@ -106,6 +123,11 @@ pub(crate) fn tell(invocation: &Invocation, report: &PruneReport) {
         format_count(report.records_merged),
         if report.dry_run { String::new() } else { format!(", {} versions proved", report.versions_proved) }
     ));
+    if report.acts_removed > 0 {
+        let would = if report.dry_run { "would remove" } else { "removed" };
+        let count = format_count(report.acts_removed);
+        output.line(&format!("{would} the history of {count} acts that are finished and old enough"));
+    }
     output.line(&format!(
         "{} snapshots are kept; the repository had {} in {} packs before, {} of it dead",
         format_count(report.snapshots_kept),

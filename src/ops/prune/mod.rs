@@ -6,6 +6,7 @@
 //! any point leaves everything readable; the next prune goes on. docs/format.md, "Garbage collection", is the protocol,
 //! `tests/model` its proof.
 
+pub mod acts;
 mod execute;
 mod finish;
 pub mod plan;
@@ -142,6 +143,8 @@ pub struct PruneReport {
     pub waiting_for: Vec<String>,
     /// Runs of dead processes that were closed.
     pub closed_runs: Vec<String>,
+    /// Finished acts that went because they were older than their kind is kept.
+    pub acts_removed: u64,
     /// Steps, more than one when the disk was full.
     pub steps: u64,
     /// More could be freed by another prune (a limit was reached).

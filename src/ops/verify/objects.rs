@@ -1,8 +1,8 @@
 //! Reads every object that is neither pack nor index object in full, both copies: configuration, key slots, snapshots,
-//! sessions, fenced sessions, tombstones, acceptances, condemned records; and names what does not belong into a repository.
+//! sessions, fenced sessions, tombstones, acceptances, acts, condemned records; and names what does not belong into a repository.
 
 use super::{Run, VerifyError};
-use crate::domain::id::{CondemnedId, KeySlotId, SnapshotId};
+use crate::domain::id::{ActId, CondemnedId, KeySlotId, SnapshotId};
 use crate::format::config_object::{self, UnverifiedConfig};
 use crate::format::envelope::{Expected, ObjectTag};
 use crate::format::key_slot::{self, KeySlot};
@@ -14,7 +14,7 @@ use crate::repository::condemned::{self, CONDEMNED_BYTES_MAX};
 use crate::repository::error::RepoError;
 use crate::repository::session::{SessionSaw, SessionStart};
 use crate::repository::snapshots::{self, SNAPSHOT_BYTES_MAX};
-use crate::repository::{accepted, tombstones};
+use crate::repository::{accepted, acts, tombstones};
 use crate::storage::{self, ErrorKind, ObjectKind, ObjectName, RESERVE_NAME, SessionPart};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +35,7 @@ pub(super) fn check(run: &Run<'_>) -> Result<(), VerifyError> {
     }
     tombstones(run)?;
     acceptances(run)?;
+    acts(run)?;
     condemned_records(run)?;
     strays(run)?;
     Ok(())
@@ -257,6 +258,40 @@ fn acceptances(run: &Run<'_>) -> Result<(), VerifyError> {
         if let Err(error) = accepted::decode(&run.reading.keys, id, &bytes) {
             let (_, problem, reason) = super::report::describe(&error);
             run.gatherer.finding(info.name.as_str(), problem, reason);
+        }
+    }
+    Ok(())
+}
+
+/// Every entry, and those that are missing between two others.
+fn acts(run: &Run<'_>) -> Result<(), VerifyError> {
+    let mut found: BTreeMap<ActId, BTreeMap<u16, bool>> = BTreeMap::new();
+    for info in list(run, ObjectKind::Act)? {
+        let Some((id, sequence)) = acts::parse_name(&info.name) else {
+            stray(run, info.name.as_str());
+            continue;
+        };
+        // also when it goes away before it is read: it was there
+        found.entry(id).or_default().insert(sequence, false);
+        let Some(bytes) = get(run, &info.name, acts::OBJECT_BYTES_MAX, true) else { continue };
+        let finished = match acts::decode(&run.reading.keys, id, sequence, &bytes) {
+            Ok(entry) => entry.finished,
+            Err(error) => {
+                let (_, problem, reason) = super::report::describe(&error);
+                run.gatherer.finding(info.name.as_str(), problem, reason);
+                false
+            }
+        };
+        found.entry(id).or_default().insert(sequence, finished);
+    }
+    for (id, sequences) in found {
+        let Some((last, _)) = sequences.last_key_value() else { continue };
+        // a prune removes the entries of a finished act one after the other, the last one last
+        if sequences.values().any(|finished| *finished) && !sequences.contains_key(&0) {
+            continue;
+        }
+        for missing in (0..*last).filter(|sequence| !sequences.contains_key(sequence)) {
+            run.gatherer.finding(ObjectName::act(id, missing).as_str(), Problem::Missing, "it is not there");
         }
     }
     Ok(())

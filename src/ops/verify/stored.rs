@@ -14,6 +14,7 @@ use crate::ops::cancel::Cancel;
 use crate::ops::observer::{Event, Observer, Progress};
 use crate::ops::repair_index::pack_id;
 use crate::repository::Problem;
+use crate::repository::acts;
 use crate::repository::error::RepoError;
 use crate::storage::{ErrorKind, ObjectInfo, ObjectKind, ObjectName, ReadStore, SessionPart};
 use rayon::prelude::*;
@@ -107,6 +108,7 @@ fn promise(kind: ObjectKind, name: &ObjectName) -> Option<Promise> {
         (ObjectKind::Index, None) => of(ObjectTag::Index, IndexId::parse(first).ok()?.0, Some(0)),
         (ObjectKind::Forgotten, None) => of(ObjectTag::Tombstone, SnapshotId::parse(first).ok()?.0, Some(0)),
         (ObjectKind::Accepted, None) => of(ObjectTag::Acceptance, SnapshotId::parse(first).ok()?.0, Some(0)),
+        (ObjectKind::Act, None) => of(ObjectTag::Act, acts::parse_name(name)?.0.0, Some(0)),
         (ObjectKind::Condemned, None) => of(ObjectTag::Condemned, IndexId::parse(first).ok()?.0, None),
         (ObjectKind::Session | ObjectKind::Snapshot | ObjectKind::Fenced, Some(file)) if words.next().is_none() => {
             let (_, tag, copy) = PARTS.into_iter().find(|(part, ..)| part.file_name() == file)?;

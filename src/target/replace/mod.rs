@@ -15,6 +15,11 @@
 //! Invariant: whatever is cut short, the old one and the new one are both whole, each under one of its names, until the
 //! one or the other is discarded on purpose.
 
+mod beside;
+mod removal;
+pub mod sqlite;
+pub mod tree;
+
 use crate::source::SourceError;
 use std::io;
 use std::path::PathBuf;
@@ -184,3 +189,29 @@ pub enum Error {
     #[error(transparent)]
     Client(#[from] SourceError),
 }
+
+impl Error {
+    /// An error of the system, with a full disk told apart.
+    pub(super) fn from_io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::NoSpace { path, source }
+            }
+            _ => Self::Io { operation, path, source },
+        }
+    }
+}
+
+/// A directory in memory where there is one: tests that cut thousands of sequences wait for no disk.
+#[cfg(test)]
+fn quick_directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("temporary directory")
+}
+
+#[cfg(test)]
+#[path = "sqlite_tests.rs"]
+mod sqlite_tests;
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tree_tests;

@@ -162,7 +162,8 @@ fn failure_of(error: Error, target: &Path) -> Failure {
     let shown = target.display();
     let left = format!("what was restored so far stays in {shown}; remove it before you restore there again");
     match &error {
-        Error::Repository(_) | Error::Database(_) | Error::Target(_) => match error {
+        Error::Repository(_) | Error::Database(_) | Error::Target(_) | Error::Replace(_) => match error {
+            Error::Replace(error) => Failure::from(error),
             Error::Repository(error) => Failure::from(error).hint(left),
             Error::Database(error) => missing_roles(Failure::from(error)),
             Error::Target(error) => Failure::from(error),

@@ -156,7 +156,7 @@ pub fn to_sqlite(
     Ok(DatabaseReport { decoded_bytes, ..summary(snapshot, source, stream, target, report) })
 }
 
-fn data_stream(source: &SourceRecord) -> Result<&StreamRecord, Error> {
+pub(super) fn data_stream(source: &SourceRecord) -> Result<&StreamRecord, Error> {
     let missing = || RepoError::Missing { what: format!("The data of source {}", source.name) };
     let stream = source.streams.iter().find(|s| s.role == StreamRole::Data).ok_or_else(missing)?;
     Ok(stream)
@@ -173,26 +173,26 @@ fn server_major(connection: &Connection) -> Result<u32, SourceError> {
     Err(refused.unwrap_or(SourceError::Interrupted))
 }
 
-fn begin(source: &SourceRecord, stream: &StreamRecord, observer: &dyn Observer) {
+pub(super) fn begin(source: &SourceRecord, stream: &StreamRecord, observer: &dyn Observer) {
     let total_bytes = Some(stream.plain_bytes);
     observer.event(&Event::PhaseStarted { phase: "restoring", total_bytes, total_items: None });
     observer.event(&Event::SourceStarted { source: &source.name, kind: source.kind });
 }
 
 /// Copies the whole stream; the receiver must not count as complete before this returns `Ok`.
-fn copy(
+pub(super) fn copy<E: Into<Error>>(
     reading: &Reading,
     source: &SourceRecord,
     stream: &StreamRecord,
     observer: &dyn Observer,
     cancel: &Cancel,
-    mut write: impl FnMut(&[u8]) -> Result<(), TargetError>,
+    mut write: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), Error> {
-    enum Stop {
+    enum Stop<E> {
         Cancelled,
-        Target(TargetError),
+        Target(E),
     }
-    impl From<Cancelled> for Stop {
+    impl<E> From<Cancelled> for Stop<E> {
         fn from(_: Cancelled) -> Self {
             Self::Cancelled
         }
@@ -213,12 +213,12 @@ fn copy(
     copied.map_err(|error| match error {
         CopyError::Repository(error) => Error::Repository(error),
         CopyError::Sink(Stop::Cancelled) => Error::Interrupted,
-        CopyError::Sink(Stop::Target(error)) => Error::Database(error),
+        CopyError::Sink(Stop::Target(error)) => error.into(),
     })?;
     Ok(cancel.check()?)
 }
 
-fn summary(
+pub(super) fn summary(
     snapshot: &Snapshot,
     source: &SourceRecord,
     stream: &StreamRecord,

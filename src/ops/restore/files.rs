@@ -3,7 +3,7 @@
 //! A tree is read twice: first whole, to compare it with its proof and to know what is to come ([`plan`]), then to
 //! restore. Memory does not grow with the size of a file or the number of entries.
 
-use super::selection::{PathFilter, Picker};
+use super::selection::{PathFilter, Picker, is_at_or_below};
 use super::streams::target_error;
 use super::{Error, RestoredSource, Run};
 use crate::domain::entry::{Entry, EntryKind};
@@ -34,6 +34,8 @@ pub(super) struct Plan {
     pub(super) plain_bytes: u64,
     /// What is wrong with the tree.
     pub(super) fault: Option<String>,
+    /// Only what is at or below this path is made, without the directories on the way to it.
+    pub(super) root: Option<Vec<u8>>,
     /// First names that are left out although further names of them are wanted.
     needed: BTreeSet<Vec<u8>>,
 }
@@ -54,7 +56,7 @@ pub(super) fn plan(
         Cancelled,
         Tree(crate::format::tree::TreeError),
     }
-    let mut plan = Plan { entries: 0, plain_bytes: 0, fault: None, needed: BTreeSet::new() };
+    let mut plan = Plan { entries: 0, plain_bytes: 0, fault: None, root: None, needed: BTreeSet::new() };
     let Some(record) = source.streams.iter().find(|s| s.role == StreamRole::Tree) else {
         plan.fault = Some("its tree is missing".to_owned());
         return Ok(plan);
@@ -195,7 +197,8 @@ pub(super) fn restore(
     std::thread::scope(|scope| {
         let (sender, receiver) = crossbeam_channel::bounded(STEPS_WAITING);
         let picker = Picker::new(filter, &plan.needed);
-        let reader = Reader { reading, source, sender, unreadable_in_a_row: 0 };
+        let root = plan.root.as_deref();
+        let reader = Reader { reading, source, root, sender, unreadable_in_a_row: 0 };
         std::thread::Builder::new()
             .name("restore-reader".to_owned())
             .spawn_scoped(scope, move || reader.run(picker))
@@ -220,6 +223,7 @@ struct Gone;
 struct Reader<'a> {
     reading: &'a Reading,
     source: &'a SourceRecord,
+    root: Option<&'a [u8]>,
     sender: Sender<Step>,
     unreadable_in_a_row: u32,
 }
@@ -254,6 +258,7 @@ impl Reader<'_> {
                 Err(error) if is_lost(&error) => return Ok(Step::TreeLost(error)),
                 Err(error) => return Ok(Step::Failed(error)),
             }
+            picked.retain(|placed| self.root.is_none_or(|root| is_at_or_below(&placed.entry.path, root)));
             for placed in picked.drain(..) {
                 if let Some(last) = self.entry(placed, &mut content)? {
                     return Ok(last);

@@ -6,11 +6,16 @@
 
 pub mod database;
 mod files;
+mod roots;
 mod selection;
+pub mod staged;
+#[cfg(test)]
+mod staged_tests;
 mod streams;
 #[cfg(test)]
 mod tests;
 
+pub use roots::roots;
 pub use selection::{Kinds, PathFilter, RuleError, Selection, absolute};
 
 use super::cancel::{Cancel, Cancelled};
@@ -21,6 +26,7 @@ use crate::repository::reading::Reading;
 use crate::repository::snapshots::LoadedSnapshot;
 use crate::target::database as target_database;
 use crate::target::files::{Options as AttributeOptions, Restorer, TargetError};
+use crate::target::replace;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -138,6 +144,9 @@ pub enum Error {
         /// Why.
         source: TargetError,
     },
+    /// What takes the place of something else cannot be made or put there.
+    #[error(transparent)]
+    Replace(#[from] replace::Error),
     /// The database cannot be restored.
     #[error(transparent)]
     Database(#[from] target_database::TargetError),

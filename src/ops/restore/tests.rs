@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 /// A tree on disk and a repository that holds it.
-struct World {
+pub(super) struct World {
     directory: tempfile::TempDir,
     store: MemoryStore,
     keys: Arc<Keys>,
@@ -24,7 +24,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let options = InitOptions {
             suite: Suite::None,
             secrets: Vec::new(),
@@ -52,11 +52,11 @@ impl World {
         world
     }
 
-    fn source(&self) -> PathBuf {
+    pub(super) fn source(&self) -> PathBuf {
         self.directory.path().join("source")
     }
 
-    fn target(&self, name: &str) -> PathBuf {
+    pub(super) fn target(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -65,7 +65,7 @@ impl World {
         target.join(self.source().strip_prefix("/").unwrap())
     }
 
-    fn backup(&self, time_s: i64, sources: Vec<SourceRequest>) -> Snapshot {
+    pub(super) fn backup(&self, time_s: i64, sources: Vec<SourceRequest>) -> Snapshot {
         let history = self.reading().snapshots().unwrap().0;
         let means = BackupMeans {
             store: Arc::new(self.store.clone()),
@@ -98,7 +98,7 @@ impl World {
         backup::run(&means, request).unwrap().snapshot
     }
 
-    fn files(&self) -> SourceRequest {
+    pub(super) fn files(&self) -> SourceRequest {
         let from = SourceFrom::Files {
             roots: vec![self.source()],
             exclude: Vec::new(),
@@ -108,7 +108,7 @@ impl World {
         SourceRequest { name: "files".to_owned(), from }
     }
 
-    fn reading(&self) -> Reading {
+    pub(super) fn reading(&self) -> Reading {
         Reading::open(Arc::new(self.store.clone()), Arc::clone(&self.keys), None).unwrap()
     }
 
@@ -117,8 +117,13 @@ impl World {
         run(&self.reading(), snapshot, &history, &options(target, selection), &Silent, &Cancel::new())
     }
 
+    /// Puts other bytes in the place of an object.
+    pub(super) fn put(&self, name: &str, bytes: &[u8]) {
+        self.store.raw_replace(name, bytes.to_vec());
+    }
+
     /// The data packs, largest first.
-    fn packs(&self) -> Vec<(String, Vec<u8>)> {
+    pub(super) fn packs(&self) -> Vec<(String, Vec<u8>)> {
         let names = self.store.raw_names().into_iter().filter(|name| name.starts_with("packs/"));
         let mut packs: Vec<_> = names.map(|name| (name.clone(), self.store.raw_get(&name).unwrap())).collect();
         packs.sort_by_key(|(_, bytes)| std::cmp::Reverse(bytes.len()));
@@ -130,7 +135,7 @@ fn clock(seconds: i64) -> FixedClock {
     FixedClock(Mutex::new(jiff::Timestamp::from_second(1_700_000_000 + seconds).unwrap()))
 }
 
-fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let random = SeededRandom::new(seed);
     let mut noise = vec![0; bytes];
     crate::domain::system::Random::fill(&random, &mut noise);
@@ -148,7 +153,7 @@ fn options(target: &Path, selection: Selection) -> Options {
 }
 
 /// Contents of every regular file below a directory, by relative path.
-fn contents(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn contents(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {

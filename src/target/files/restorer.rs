@@ -65,11 +65,34 @@ pub struct Restorer {
     shares: bool,
     /// The target hands down ACLs to what is created in it.
     hands_down_acls: bool,
+    /// Paths of the snapshot that get another beginning, if only a part of a tree is restored to a place of its own.
+    moved: Option<Moved>,
     /// The entry of `/`, for the target itself.
     top: Option<Entry>,
     /// Directories whose bits would lock us out, in the order in which they were left.
     late_modes: Vec<Entry>,
     report: Report,
+}
+
+/// Everything at or below one path of the snapshot gets another path in the target.
+#[derive(Debug, Clone)]
+struct Moved {
+    from: Vec<u8>,
+    to: Vec<u8>,
+}
+
+impl Moved {
+    /// The path in the target; none for what is not at or below the path.
+    fn place(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let rest = if self.from == b"/" { path } else { path.strip_prefix(self.from.as_slice())? };
+        match rest.first() {
+            None | Some(b'/') => {}
+            Some(_) => return None,
+        }
+        let rest = if rest == b"/" { b"" } else { rest };
+        let place = [self.to.as_slice(), rest].concat();
+        Some(if place.is_empty() { b"/".to_vec() } else { place })
+    }
 }
 
 #[derive(Debug)]
@@ -80,9 +103,9 @@ struct OpenDirectory {
 }
 
 /// Where an entry belongs.
-enum Place<'a> {
+enum Place {
     /// Under this name in the current directory.
-    In(&'a [u8]),
+    In(Vec<u8>),
     /// It is the target itself.
     Top,
     /// Nowhere: its directory was left out.
@@ -122,11 +145,27 @@ impl Restorer {
             last_path: None,
             left_out: None,
             shares: false,
+            moved: None,
             hands_down_acls: default_acl.is_ok_and(|bytes| bytes > 0),
             top: None,
             late_modes: Vec::new(),
             report: Report::default(),
         })
+    }
+
+    /// Restores what is at or below `from` of the snapshot as `to` (`/` for the target itself), and refuses everything
+    /// else. To be called before the first entry; both begin with a slash.
+    pub fn move_path(&mut self, from: &[u8], to: &[u8]) {
+        let to = if to == b"/" { b"" } else { to };
+        self.moved = Some(Moved { from: from.to_vec(), to: to.to_vec() });
+    }
+
+    /// Where a path of the snapshot belongs in the target.
+    fn place_of(&self, path: &[u8]) -> Option<Vec<u8>> {
+        match &self.moved {
+            None => Some(path.to_vec()),
+            Some(moved) => moved.place(path),
+        }
     }
 
     /// Begins another tree (the next source) in the same target. It may share directories with those before.
@@ -154,6 +193,7 @@ impl Restorer {
                 return Ok(());
             }
         };
+        let name = name.as_slice();
         let directory = Arc::clone(&self.current);
         let at = directory.as_fd();
         let private = Mode::from_raw_mode(0o600);
@@ -207,13 +247,13 @@ impl Restorer {
         let Place::In(name) = self.approach(entry)? else { return Ok(None) };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
-        let file = match rustix::fs::openat(self.current.as_fd(), name, flags, mode) {
+        let file = match rustix::fs::openat(self.current.as_fd(), name.as_slice(), flags, mode) {
             Ok(file) => file,
             Err(error) => return self.created(entry, Err(error)).map(|_| None),
         };
         self.drop_handed_down_acls(file.as_fd());
         self.report.files += 1;
-        Ok(Some(FileSink::new(file, Arc::clone(&self.current), name.to_vec(), entry.clone(), self.setter)))
+        Ok(Some(FileSink::new(file, Arc::clone(&self.current), name, entry.clone(), self.setter)))
     }
 
     /// Findings since the last call. To be asked for now and then: they wait in memory.
@@ -236,7 +276,8 @@ impl Restorer {
     pub(super) fn settle(&mut self) -> Result<(), TargetError> {
         self.leave_to(0)?;
         for entry in std::mem::take(&mut self.late_modes) {
-            let directory = self.open_path(&entry.path)?;
+            let place = self.place_of(&entry.path).unwrap_or_default();
+            let directory = self.open_path(&place)?;
             self.setter.set_open(directory.as_fd(), &entry, entry.mode, &mut self.report.warnings);
         }
         if let Some(top) = self.top.take() {
@@ -250,7 +291,7 @@ impl Restorer {
     }
 
     /// Checks the path, goes to its directory and returns its name there.
-    fn approach<'a>(&mut self, entry: &'a Entry) -> Result<Place<'a>, TargetError> {
+    fn approach(&mut self, entry: &Entry) -> Result<Place, TargetError> {
         let wrong = |reason| TargetError::UnsafePath { path: shown(&entry.path), reason };
         if let Some(reason) = path_fault(&entry.path) {
             return Err(wrong(reason));
@@ -259,7 +300,10 @@ impl Restorer {
             return Err(wrong("it does not come after the entry before it"));
         }
         self.last_path = Some(entry.path.clone());
-        if entry.path == b"/" {
+        let Some(place) = self.place_of(&entry.path) else {
+            return Err(wrong("it is not below the path that is restored"));
+        };
+        if place == b"/" {
             let reason = "it takes the place of the target and is not a directory";
             return if entry.kind == EntryKind::Directory { Ok(Place::Top) } else { Err(wrong(reason)) };
         }
@@ -267,8 +311,8 @@ impl Restorer {
         if left_out.is_some_and(|rest| rest.first() == Some(&b'/')) {
             return Ok(Place::LeftOut);
         }
-        let mut names: Vec<&[u8]> = entry.path.split(|b| *b == b'/').skip(1).collect();
-        let name = names.pop().unwrap_or_default();
+        let mut names: Vec<&[u8]> = place.split(|b| *b == b'/').skip(1).collect();
+        let name = names.pop().unwrap_or_default().to_vec();
         let common = self.open.iter().zip(&names).take_while(|(open, name)| open.name == **name).count();
         self.leave_to(common)?;
         for missing in names.get(common..).unwrap_or_default() {
@@ -345,7 +389,7 @@ impl Restorer {
         Ok(())
     }
 
-    /// Opens a directory by its path in the snapshot, from the target downwards.
+    /// Opens a directory by its path in the target.
     fn open_path(&self, path: &[u8]) -> Result<OwnedFd, TargetError> {
         let names: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|name| !name.is_empty()).collect();
         let opened = open_directory(self.root.as_fd(), &names);
@@ -385,7 +429,10 @@ impl Restorer {
         if let Some(reason) = path_fault(first) {
             return Err(unsafe_path(reason));
         }
-        let names: Vec<&[u8]> = first.split(|b| *b == b'/').skip(1).collect();
+        let Some(place) = self.place_of(first) else {
+            return self.no_first_name(entry, first, Errno::NOENT);
+        };
+        let names: Vec<&[u8]> = place.split(|b| *b == b'/').skip(1).collect();
         let Some((first_name, parents)) = names.split_last().filter(|(name, _)| !name.is_empty()) else {
             return Err(unsafe_path("a hard link cannot lead to the target itself"));
         };

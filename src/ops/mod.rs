@@ -10,6 +10,7 @@ pub mod ls;
 pub mod observer;
 #[cfg(test)]
 mod planted_fault_tests;
+pub mod proof;
 pub mod prune;
 pub mod repair;
 pub mod repair_index;

@@ -388,6 +388,25 @@ pub fn check_image(path: &Path) -> Result<ImageCheck, ImageError> {
     Ok(ImageCheck { tables, page_size: u32::try_from(page_size).unwrap_or_default(), warnings })
 }
 
+/// The tables and indexes that these pages of an image belong to, sorted; pages are numbered from 1.
+/// # Errors
+/// What SQLite says, for an image that is too damaged to walk.
+pub fn tables_of_pages(path: &Path, pages: &[u64]) -> Result<Vec<String>, ImageError> {
+    let image = open_immutable(path)?;
+    let wanted: std::collections::HashSet<u64> = pages.iter().copied().collect();
+    // One walk: the table of pages has no index.
+    let mut statement = image.prepare("SELECT name, pageno FROM dbstat")?;
+    let mut rows = statement.query([])?;
+    let mut names = std::collections::BTreeSet::new();
+    while let Some(row) = rows.next()? {
+        let page: i64 = row.get(1)?;
+        if u64::try_from(page).is_ok_and(|page| wanted.contains(&page)) {
+            names.insert(row.get(0)?);
+        }
+    }
+    Ok(names.into_iter().collect())
+}
+
 fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }

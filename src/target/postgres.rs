@@ -232,11 +232,30 @@ fn create_database(connection: &Connection) -> Result<(), TargetError> {
 
 /// Drops a database that this file created. True when it is gone.
 fn drop_database(connection: &Connection) -> bool {
+    drop_subscriptions(connection);
     let Ok(mut client) = maintenance_session(connection) else { return false };
     let name = quoted(connection.database());
     // The server may still be ending the session of a killed program; FORCE ends it (PostgreSQL 13 and later).
     client.batch_execute(&format!("drop database if exists {name} with (force)")).is_ok()
         || client.batch_execute(&format!("drop database if exists {name}")).is_ok()
+}
+
+/// No database can be dropped as long as it has a subscription. Nothing is said to the publisher: its slot belongs to
+/// the database that the dump was made of.
+fn drop_subscriptions(connection: &Connection) {
+    let Ok(mut client) = connection.open() else { return };
+    let names = "select s.subname from pg_catalog.pg_subscription s join pg_catalog.pg_database d on d.oid = s.subdbid \
+                 where d.datname = current_database()";
+    // Only a superuser, or a member of pg_create_subscription, can have made one; others may not even look.
+    for row in client.query(names, &[]).unwrap_or_default() {
+        let Ok(name) = row.try_get::<_, String>(0) else { continue };
+        let name = quoted(&name);
+        let statements = format!(
+            "alter subscription {name} disable; alter subscription {name} set (slot_name = none); drop subscription {name}"
+        );
+        // What fails here fails when the database is dropped, and is told then.
+        let _ = client.batch_execute(&statements);
+    }
 }
 
 /// Counts the rows of the recorded tables that exist.

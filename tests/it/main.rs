@@ -18,6 +18,7 @@ mod killed;
 mod log_file;
 mod own_folders;
 mod postgres;
+mod proof;
 mod prune;
 mod restore;
 mod small_repository;

@@ -13,7 +13,7 @@ pub mod staged;
 mod staged_tests;
 mod streams;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use roots::roots;
 pub use selection::{Kinds, PathFilter, RuleError, Selection, absolute};

@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 /// A tree on disk and a repository that holds it.
-pub(super) struct World {
+pub(in crate::ops) struct World {
     directory: tempfile::TempDir,
     store: MemoryStore,
     keys: Arc<Keys>,
@@ -24,7 +24,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(in crate::ops) fn new() -> Self {
         let options = InitOptions {
             suite: Suite::None,
             secrets: Vec::new(),
@@ -52,20 +52,20 @@ impl World {
         world
     }
 
-    pub(super) fn source(&self) -> PathBuf {
+    pub(in crate::ops) fn source(&self) -> PathBuf {
         self.directory.path().join("source")
     }
 
-    pub(super) fn target(&self, name: &str) -> PathBuf {
+    pub(in crate::ops) fn target(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// Where a path of the source is restored.
-    fn restored(&self, target: &Path) -> PathBuf {
+    pub(in crate::ops) fn restored(&self, target: &Path) -> PathBuf {
         target.join(self.source().strip_prefix("/").unwrap())
     }
 
-    pub(super) fn backup(&self, time_s: i64, sources: Vec<SourceRequest>) -> Snapshot {
+    pub(in crate::ops) fn backup(&self, time_s: i64, sources: Vec<SourceRequest>) -> Snapshot {
         let history = self.reading().snapshots().unwrap().0;
         let means = BackupMeans {
             store: Arc::new(self.store.clone()),
@@ -98,7 +98,7 @@ impl World {
         backup::run(&means, request).unwrap().snapshot
     }
 
-    pub(super) fn files(&self) -> SourceRequest {
+    pub(in crate::ops) fn files(&self) -> SourceRequest {
         let from = SourceFrom::Files {
             roots: vec![self.source()],
             exclude: Vec::new(),
@@ -108,11 +108,16 @@ impl World {
         SourceRequest { name: "files".to_owned(), from }
     }
 
-    pub(super) fn reading(&self) -> Reading {
+    pub(in crate::ops) fn reading(&self) -> Reading {
         Reading::open(Arc::new(self.store.clone()), Arc::clone(&self.keys), None).unwrap()
     }
 
-    fn restore(&self, snapshot: &Snapshot, target: &Path, selection: Selection) -> Result<Report, Error> {
+    pub(in crate::ops) fn restore(
+        &self,
+        snapshot: &Snapshot,
+        target: &Path,
+        selection: Selection,
+    ) -> Result<Report, Error> {
         let history = self.reading().snapshots().unwrap().0;
         run(&self.reading(), snapshot, &history, &options(target, selection), &Silent, &Cancel::new())
     }

@@ -1,9 +1,10 @@
-//! Files as a source: which entries there are ([`walk`], [`rules`]), what is known about each ([`metadata`]) and what
-//! regular files hold ([`read`]). Nothing here stores anything.
+//! Files as a source: which entries there are ([`walk`], [`rules`]), what is known about each ([`metadata`]), what
+//! regular files hold ([`read`]), and one entry by itself ([`look`]). Nothing here stores anything.
 //!
 //! Invariant: a symbolic link is never followed below a root, and only regular files are ever opened for their data.
 
 mod list;
+pub mod look;
 pub mod metadata;
 mod open;
 mod prefetch;

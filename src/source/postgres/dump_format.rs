@@ -5,6 +5,9 @@
 //! the table of contents only the names of entries that have data, up to a bound. An archive of a version it does not
 //! know is not judged: that is a warning, never a failure, because a new `pg_dump` must not stop the backups.
 //!
+//! Whoever wants to know more than that hangs a [`Watch`] on the reader, which hears of every text of every entry and of
+//! all data, in pieces as they come (`ops::proof` does).
+//!
 //! Layout (pg_backup_archiver.c): `PGDMP`, version (3 bytes), sizes of integers and offsets, format; compression; seven
 //! integers of creation time; three texts; the number of entries and the entries; then blocks of a type byte, the
 //! entry's number and chunks of (length, bytes) that end with length 0. An integer is a sign byte and `int_size` bytes,
@@ -33,26 +36,83 @@ const OFFSET_NO_DATA: u8 = 3;
 
 /// The fields of one entry of the table of contents, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EntryField {
+pub enum EntryField {
+    /// Number of the entry in this archive.
     DumpId,
+    /// 1 when the entry has data.
     HadDumper,
+    /// A number of the server's catalog; volatile.
     TableOid,
+    /// A number of the server's catalog; volatile.
     Oid,
+    /// The name, with the arguments of a function and the like.
     Tag,
+    /// `TABLE`, `TABLE DATA`, `INDEX` and so on.
     Kind,
+    /// Before, with or after the data.
     Section,
+    /// The statement that makes it.
     Definition,
+    /// The statement that drops it.
     Drop,
+    /// The COPY statement.
     Copy,
+    /// The schema.
     Namespace,
+    /// The tablespace.
     Tablespace,
+    /// The table's access method.
     AccessMethod,
+    /// The kind of relation, as the server's catalog has it.
     RelationKind,
+    /// The owning role.
     Owner,
+    /// Of old servers.
     WithOids,
+    /// The number of another entry, as text.
     Dependency,
+    /// Where the data is in the file.
     Offset,
 }
+
+/// The three texts of the header, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderText {
+    /// The database's name.
+    Database,
+    /// The server's version.
+    ServerVersion,
+    /// The version of `pg_dump`.
+    DumpVersion,
+}
+
+/// Hears what an archive holds, in the order of its bytes. Texts and data come in pieces of any length.
+pub trait Watch {
+    /// A piece of a text of the header.
+    fn header(&mut self, _text: HeaderText, _piece: &[u8]) {}
+    /// A piece of a text of the entry that is being read. A text that is absent, or empty, has no piece.
+    fn text(&mut self, _field: EntryField, _piece: &[u8]) {}
+    /// The texts of the entry with this number are complete; `with_data` when a block follows for it.
+    fn entry(&mut self, _dump_id: i64, _with_data: bool) {}
+    /// The table of contents ends after this many bytes.
+    fn contents_end(&mut self, _position: u64) {}
+    /// The block of an entry begins.
+    fn block(&mut self, _dump_id: i64) {}
+    /// A large object begins in the block.
+    fn large_object(&mut self, _oid: i64) {}
+    /// A piece of the block's, or of the large object's, data.
+    fn data(&mut self, _piece: &[u8]) {}
+    /// The large object ends.
+    fn large_object_end(&mut self) {}
+    /// The block ends.
+    fn block_end(&mut self) {}
+}
+
+/// Nobody watches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {}
 
 /// What the bytes at hand belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +162,8 @@ struct PendingEntry {
 }
 
 /// The incremental reader.
-pub struct CustomArchive {
+pub struct CustomArchive<W = Unwatched> {
+    watch: W,
     mode: Mode,
     field: Field,
     held: Vec<u8>,
@@ -127,7 +188,15 @@ pub struct CustomArchive {
 
 impl Default for CustomArchive {
     fn default() -> Self {
+        Self::watched(Unwatched)
+    }
+}
+
+impl<W: Watch> CustomArchive<W> {
+    /// A reader that tells `watch` what it meets.
+    pub fn watched(watch: W) -> Self {
         Self {
+            watch,
             mode: Mode::Fixed(MAGIC.len() + 6),
             field: Field::Prefix,
             held: Vec::new(),
@@ -150,9 +219,7 @@ impl Default for CustomArchive {
             fault: None,
         }
     }
-}
 
-impl CustomArchive {
     /// Takes the next bytes of the archive.
     pub fn feed(&mut self, mut input: &[u8]) {
         while !input.is_empty() {
@@ -165,6 +232,7 @@ impl CustomArchive {
                 }
                 Mode::Text(left) => {
                     let n = bounded(left, input.len());
+                    self.tell_text(input.get(..n).unwrap_or_default());
                     let keep = n.min(TEXT_KEPT_MAX.saturating_sub(self.held.len()));
                     self.held.extend_from_slice(input.get(..keep).unwrap_or_default());
                     self.mode = Mode::Text(left - n as u64);
@@ -183,8 +251,50 @@ impl CustomArchive {
         }
     }
 
+    /// Who watches.
+    pub fn watch(&self) -> &W {
+        &self.watch
+    }
+
+    /// The watcher after the last byte.
+    /// # Errors
+    /// The predicate of a sentence, when the archive is not whole or the watcher cannot have seen everything.
+    pub fn into_watch(self) -> Result<W, String> {
+        if let Some(reason) = self.fault {
+            return Err(reason);
+        }
+        if let Some(reason) = self.unread {
+            return Err(format!("cannot be compared: {reason}"));
+        }
+        if !self.is_whole() {
+            return Err(format!("is a truncated pg_dump archive: it ends after {} bytes", self.position));
+        }
+        if self.compressed {
+            return Err("cannot be compared, because its data is compressed".into());
+        }
+        if let Some(table) = self.no_terminator {
+            return Err(format!("cannot be compared: the COPY data of {table} has no end mark"));
+        }
+        Ok(self.watch)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.field == Field::BlockType && self.held.is_empty() && self.entries.values().all(|entry| entry.seen)
+    }
+
+    fn tell_text(&mut self, piece: &[u8]) {
+        match self.field {
+            Field::HeaderText(0) => self.watch.header(HeaderText::Database, piece),
+            Field::HeaderText(1) => self.watch.header(HeaderText::ServerVersion, piece),
+            Field::HeaderText(_) => self.watch.header(HeaderText::DumpVersion, piece),
+            Field::Entry(field) => self.watch.text(field, piece),
+            _ => {}
+        }
+    }
+
     /// The verdict after the last byte.
     pub fn finish(self) -> Verdict {
+        let whole = self.is_whole();
         if let Some(reason) = self.fault {
             return Verdict::Bad(reason);
         }
@@ -197,9 +307,8 @@ impl CustomArchive {
             findings.warnings.push(warning("dump.unknown_version", message));
             return Verdict::Good(findings);
         }
-        let at_border = self.field == Field::BlockType && self.held.is_empty();
-        let missing = self.entries.values().filter(|entry| !entry.seen).count();
-        if !at_border || missing > 0 {
+        if !whole {
+            let missing = self.entries.values().filter(|entry| !entry.seen).count();
             return Verdict::Bad(format!(
                 "is a truncated pg_dump archive: it ends after {} bytes with the data of {} of {} entries",
                 self.position,
@@ -307,7 +416,10 @@ impl CustomArchive {
             Field::ChunkLength => self.take_chunk_length(value, None),
             Field::BlobChunkLength => self.take_chunk_length(value, Some(())),
             Field::BlobOid if value == 0 => self.end_block(),
-            Field::BlobOid => self.expect_int(Field::BlobChunkLength),
+            Field::BlobOid => {
+                self.watch.large_object(value);
+                self.expect_int(Field::BlobChunkLength);
+            }
             Field::Prefix | Field::CompressionByte | Field::BlockType => self.fail("an impossible state"),
         }
     }
@@ -347,6 +459,7 @@ impl CustomArchive {
 
     fn next_entry(&mut self) {
         if self.entries_left == 0 {
+            self.watch.contents_end(self.position);
             self.expect_byte(Field::BlockType);
         } else {
             self.entries_left -= 1;
@@ -403,6 +516,7 @@ impl CustomArchive {
 
     fn take_entry(&mut self, no_data: bool) {
         let pending = std::mem::take(&mut self.pending);
+        self.watch.entry(pending.dump_id, pending.had_dumper && !no_data);
         if pending.had_dumper && !no_data {
             let name = match pending.namespace.as_str() {
                 "" => pending.tag,
@@ -437,6 +551,7 @@ impl CustomArchive {
             Some(entry) => {
                 entry.seen = true;
                 self.block = Some(id);
+                self.watch.block(id);
                 self.expect_int(if blobs { Field::BlobOid } else { Field::ChunkLength });
             }
         }
@@ -446,13 +561,17 @@ impl CustomArchive {
         match (u64::try_from(value), blob) {
             (Err(_), _) => self.fail("a chunk of negative length"),
             (Ok(0), None) => self.end_block(),
-            (Ok(0), Some(())) => self.expect_int(Field::BlobOid),
+            (Ok(0), Some(())) => {
+                self.watch.large_object_end();
+                self.expect_int(Field::BlobOid);
+            }
             (Ok(length), _) => self.mode = Mode::Data(length),
         }
     }
 
     /// Counts the line ends of COPY data and keeps its last bytes, where the end mark is.
     fn count(&mut self, data: &[u8]) {
+        self.watch.data(data);
         let counted = self.block.and_then(|id| self.entries.get(&id)).is_some_and(|entry| entry.counted);
         if self.compressed || !counted {
             return;
@@ -466,6 +585,7 @@ impl CustomArchive {
 
     fn end_block(&mut self) {
         let compressed = self.compressed;
+        self.watch.block_end();
         let entry = self.block.take().and_then(|id| self.entries.get_mut(&id));
         if let Some(entry) = entry.filter(|entry| entry.counted && !compressed) {
             // pg_dump writes the rows, then `\.` and empty lines. Within the data a backslash is always doubled, so

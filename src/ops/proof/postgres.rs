@@ -1,0 +1,133 @@
+//! A restored PostgreSQL database is dumped again with the same tools, and the two dumps are compared.
+
+use super::archive::{Aside, Facts, Leave, Summary};
+use super::compare::compare;
+use super::{Error, Proof};
+use crate::domain::snapshot::{SourceRecord, StreamRole, TableRows};
+use crate::domain::system::Random;
+use crate::ops::cancel::Cancel;
+use crate::repository::error::RepoError;
+use crate::repository::reading::Reading;
+use crate::source::SourceStream;
+use crate::source::postgres::client::ClientTools;
+use crate::source::postgres::connect::Connection;
+use crate::source::postgres::dump::{self, DumpOptions};
+use crate::source::postgres::dump_format::CustomArchive;
+use crate::source::process::Processes;
+
+/// Bytes read from the fresh dump at a time.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// What a stored dump says, to compare a restored database with.
+pub struct Expected {
+    archive: CustomArchive<Summary>,
+    source: String,
+    recorded: Vec<TableRows>,
+}
+
+impl std::fmt::Debug for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Expected({})", self.source)
+    }
+}
+
+impl Expected {
+    /// An expectation that knows nothing yet: feed it the stored dump, for instance while that is being restored.
+    pub fn new(source: &SourceRecord, random: &dyn Random, leave: Leave) -> Self {
+        let archive = CustomArchive::watched(Summary::new(random.bytes(), leave));
+        Self { archive, source: source.name.clone(), recorded: source.tables.clone() }
+    }
+
+    /// Reads the whole stored dump.
+    ///
+    /// # Errors
+    /// [`Error`]; also when the dump is nothing that can be compared.
+    pub fn read(
+        reading: &Reading,
+        source: &SourceRecord,
+        random: &dyn Random,
+        leave: Leave,
+        cancel: &Cancel,
+    ) -> Result<Self, Error> {
+        let mut expected = Self::new(source, random, leave);
+        let missing = || RepoError::Missing { what: format!("The data of source {}", source.name) };
+        let stream = source.streams.iter().find(|s| s.role == StreamRole::Data).ok_or_else(missing)?;
+        reading.packs.follow_index();
+        reading.copy_stream(stream, |bytes| {
+            cancel.check().map_err(Error::from)?;
+            expected.feed(bytes);
+            Ok(())
+        })?;
+        Ok(expected)
+    }
+
+    /// Takes the next bytes of the stored dump.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.archive.feed(bytes);
+    }
+
+    /// What a restore must know before it begins; complete once `contents_end` is there.
+    pub fn facts(&self) -> &Facts {
+        &self.archive.watch().facts
+    }
+
+    /// What belongs to the database as a whole.
+    pub fn aside(&self) -> &Aside {
+        &self.archive.watch().aside
+    }
+
+    /// The stored dump, summed up, and the recorded rows.
+    fn summed(self) -> Result<(Summary, Vec<TableRows>), Error> {
+        let what = format!("The stored dump of source {}", self.source);
+        Ok((summary(self.archive, what)?, self.recorded))
+    }
+}
+
+/// How to reach the restored database.
+pub struct PostgresMeans<'a> {
+    /// Starts programs.
+    pub processes: &'a dyn Processes,
+    /// The client programs that dump: those that made the stored dump, as far as they are still there.
+    pub tools: &'a ClientTools,
+    /// The restored database.
+    pub connection: &'a Connection,
+}
+
+impl std::fmt::Debug for PostgresMeans<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PostgresMeans({})", self.connection.without_password())
+    }
+}
+
+/// Compares a restored database with what its dump says.
+///
+/// # Errors
+/// [`Error`]: nothing could be said. A database that differs is no error.
+pub fn postgres(expected: Expected, means: &PostgresMeans<'_>, cancel: &Cancel) -> Result<Proof, Error> {
+    let (stored, recorded) = expected.summed()?;
+    let options = DumpOptions::default();
+    let mut stream = Box::new(dump::dump(means.processes, means.tools, means.connection, &options)?);
+    let mut archive = CustomArchive::watched(stored.twin());
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        cancel.check()?;
+        let n = stream.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        archive.feed(buffer.get(..n).unwrap_or_default());
+    }
+    stream.finish()?;
+    let restored = summary(archive, format!("The dump of {}", means.connection.without_password()))?;
+    Ok(compare(&stored, &recorded, &restored))
+}
+
+fn summary(archive: CustomArchive<Summary>, what: String) -> Result<Summary, Error> {
+    match archive.into_watch() {
+        Err(reason) => Err(Error::Dump { what, reason }),
+        Ok(summary) if summary.is_overflowing() => {
+            Err(Error::Dump { what, reason: "holds more objects than can be compared".to_owned() })
+        }
+        Ok(summary) => Ok(summary),
+    }
+}

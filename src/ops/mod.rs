@@ -6,6 +6,7 @@ pub mod cancel;
 pub mod dump;
 pub mod forget;
 pub mod git_info;
+pub mod in_place;
 pub mod ls;
 pub mod observer;
 #[cfg(test)]

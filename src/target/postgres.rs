@@ -65,6 +65,20 @@ impl PostgresRestore {
         options: RestoreOptions,
     ) -> Result<Self, TargetError> {
         create_database(connection)?;
+        Self::fill(processes, tools, connection, format, options)
+    }
+
+    /// Starts the program that fills the connection's database, which the caller has created, empty, and gives away: it
+    /// is dropped when the restore fails.
+    /// # Errors
+    /// [`TargetError::Client`] when the program cannot be started; the database is gone then.
+    pub fn fill(
+        processes: &dyn Processes,
+        tools: &ClientTools,
+        connection: &Connection,
+        format: DumpFormat,
+        options: RestoreOptions,
+    ) -> Result<Self, TargetError> {
         let mut spec = restore_program(tools, connection, format, options);
         spec.stdin = StdinMode::Pipe;
         let program = if format == DumpFormat::Archive { "pg_restore" } else { "psql" };

@@ -11,6 +11,7 @@ pub mod forget;
 pub mod generate;
 pub mod global;
 pub mod history;
+pub mod in_place;
 pub mod init;
 pub mod key;
 pub mod ls;
@@ -79,7 +80,13 @@ pub enum Command {
     #[command(visible_alias = "size")]
     Stats(stats::StatsArgs),
     /// Put a snapshot back
-    Restore(restore::RestoreArgs),
+    Restore(Box<restore::RestoreArgs>),
+    /// Go back to the state before the last restore
+    Rollback(in_place::RollbackArgs),
+    /// Stop, start or look at the application
+    Service(in_place::ServiceArgs),
+    /// Show what is under way or was cut short
+    Status(in_place::StatusArgs),
     /// Write one stream or file of a snapshot to standard output
     Dump(dump::DumpArgs),
     /// Prove that what is stored is whole
@@ -125,6 +132,9 @@ impl Command {
             Self::Ls(_) => "ls",
             Self::Stats(_) => "stats",
             Self::Restore(_) => "restore",
+            Self::Rollback(_) => "rollback",
+            Self::Service(_) => "service",
+            Self::Status(_) => "status",
             Self::Dump(_) => "dump",
             Self::Verify(_) => "verify",
             Self::Forget(_) => "forget",
@@ -148,9 +158,13 @@ impl Command {
     pub fn json_mode(&self) -> JsonMode {
         match self {
             // The standard output of `dump` holds the dump alone.
-            Self::Init(_) | Self::Backup(_) | Self::Restore(_) | Self::Verify(_) | Self::Repair(_) | Self::Prune(_) => {
-                JsonMode::Lines
-            }
+            Self::Init(_)
+            | Self::Backup(_)
+            | Self::Restore(_)
+            | Self::Rollback(_)
+            | Self::Verify(_)
+            | Self::Repair(_)
+            | Self::Prune(_) => JsonMode::Lines,
             _ => JsonMode::Document,
         }
     }

@@ -17,15 +17,22 @@ pub enum RestoreType {
 
 /// Arguments of `restore`.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("place").required(true).multiple(false).args(["target", "to"]), after_help = "\
+#[command(group = ArgGroup::new("place").multiple(false).args(["target", "to", "env"]), after_help = "\
 Examples:
   holdfast restore @'2 hours ago' --target /tmp/out
   holdfast restore latest:/srv/app/config --target /tmp/out
   holdfast restore 20240708_143022 --type database --target /tmp/out
   holdfast restore latest --source app-db --to postgres://admin@127.0.0.1/app_copy
+  holdfast restore latest --check                 test a restore in place, touch nothing
+  holdfast restore latest --db-only               over what is there, with a way back
+  holdfast restore latest --env staging
 
-Files go to DIR followed by their absolute path, databases to DIR/NAME.dump and DIR/NAME.sqlite3. The directory must be
-new or empty and the database must not exist; otherwise nothing is touched (exit code 24).")]
+With --target files go to DIR followed by their absolute path, databases to DIR/NAME.dump and DIR/NAME.sqlite3. The
+directory must be new or empty and the database must not exist; otherwise nothing is touched (exit code 24).
+
+Without --target and --to everything goes back to where it came from, in recorded steps: prerequisites, a safety snapshot,
+the application stopped, the new made beside the old and proved, swapped, the application started and asked. Whatever
+fails, the old is put back (exit code 21).")]
 pub struct RestoreArgs {
     /// The snapshot, with :PATH for a part of its files
     #[arg(value_name = "SELECTOR")]
@@ -39,6 +46,12 @@ pub struct RestoreArgs {
     /// Restore one database into this new database; a password in the URL is refused
     #[arg(long, value_name = "URL")]
     pub to: Option<String>,
+    /// The database of --to may exist: it is replaced, with a way back
+    #[arg(long, requires = "to")]
+    pub clean: bool,
+    /// How a restore over what is there goes.
+    #[command(flatten)]
+    pub in_place: super::in_place::InPlaceArgs,
     /// What to restore
     #[arg(long = "type", value_name = "TYPE", value_enum, conflicts_with_all = ["db_only", "code_only"])]
     pub kind: Option<RestoreType>,

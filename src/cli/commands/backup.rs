@@ -11,8 +11,10 @@ use crate::cli::log::LogLevel;
 use crate::cli::opening;
 
 use crate::cli::settings::{FilesSettings, PostgresSettings, Settings, SourceKindSettings, SourceSettings};
+use crate::catalog::Catalog;
 use crate::domain::snapshot::{FileCounts, SourceKind};
 use crate::domain::units;
+use crate::format::config_object::WriterParameters;
 use crate::fsio::system::RealRandom;
 use crate::ops::backup::{
     self, BackupError, BackupMeans, BackupReport, BackupRequest, Holder, SourceFrom, SourceRequest, TurnMeans,
@@ -20,12 +22,14 @@ use crate::ops::backup::{
 use crate::ops::git_info::{git_info, git_status_dirty};
 use crate::ops::system_info::system_info;
 use crate::repository::cached_snapshots::load_snapshots;
+use crate::repository::open::OpenRepository;
 use crate::source::command::InterruptibleInput;
 use crate::source::postgres::client::ClientSearch;
 use crate::source::postgres::connect::Connection;
 use crate::source::process::ProcessSpec;
 use crate::source::sqlite::SqliteOptions;
 use crate::storage::WriteStore;
+use crate::storage::local::LocalStore;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -55,49 +59,86 @@ pub(crate) fn run(invocation: &Invocation, args: &BackupArgs) -> Result<ExitCode
     let request = request(invocation, settings, args, sources)?;
     let repository = opening::open_for_writing(invocation, args.init)?;
     // before anything is written
-    let parameters = repository.config.writer_parameters()?;
-    let own_folders = opening::own_folders(invocation, repository.config.repository)?;
-    let catalog = opening::catalog(invocation, repository.config.repository)?;
-    let turn_means = TurnMeans {
-        store: Arc::clone(&repository.store) as Arc<dyn WriteStore>,
-        keys: Arc::clone(&repository.keys),
-        random: &invocation.random,
-        clock: &invocation.clock,
-        observer: invocation.observer(),
-        cancel: &invocation.cancel,
-        process_id: std::process::id(),
-        patience: invocation.global.retry_lock,
-    };
-    let names: Vec<String> = request.sources.iter().map(|source| source.name.clone()).collect();
-    let turn = backup::take_turn(&turn_means, &request.system.host, &names).map_err(failure_of)?;
-    // after the turn was taken: whoever was waited for may have made one
-    let (snapshots, unreadable) = load_snapshots(repository.store.as_ref(), &repository.keys, &catalog)?;
+    let saving = Saving::prepare(invocation, &repository)?;
+    let report = saving.save(invocation, &repository, request).map_err(failure_of)?;
     let mut findings: Vec<String> = repository.findings.iter().map(opening::describe).collect();
-    findings.extend(unreadable.iter().map(|s| format!("Snapshot {} cannot be read: {}", s.id, s.error)));
-    findings.extend(snapshots.iter().filter_map(|s| s.healed.clone()));
-    let cache = opening::cache_folder(invocation, repository.config.repository)?;
-    let means = BackupMeans {
-        store: Arc::clone(&repository.store) as Arc<dyn WriteStore>,
-        keys: Arc::clone(&repository.keys),
-        random: Arc::new(RealRandom),
-        parameters,
-        own_folders: &own_folders,
-        clock: &invocation.clock,
-        processes: &invocation.processes,
-        observer: invocation.observer(),
-        cancel: &invocation.cancel,
-        snapshots: &snapshots,
-        cache: cache.as_deref(),
-        process_id: std::process::id(),
-    };
-    let report = backup::run_in_turn(&means, request, turn).map_err(failure_of)?;
     findings.extend(report.findings.iter().cloned());
     print(invocation, &report);
     let complete = report.failures.is_empty() && report.snapshot.is_complete() && report.snapshot.suspect.is_none();
     opening::conclude(invocation, findings, if complete { ExitCode::Success } else { ExitCode::Incomplete })
 }
 
-fn failure_of(error: BackupError) -> Failure {
+/// What a backup needs beside the repository itself.
+pub(super) struct Saving {
+    parameters: WriterParameters,
+    own_folders: Vec<PathBuf>,
+    catalog: Catalog,
+    cache: Option<PathBuf>,
+}
+
+impl Saving {
+    /// Gathers it.
+    ///
+    /// # Errors
+    /// Exit code 24 for a repository whose writers must know more than this one does.
+    pub(super) fn prepare(invocation: &Invocation, repository: &OpenRepository<LocalStore>) -> Result<Self, Failure> {
+        let id = repository.config.repository;
+        Ok(Self {
+            parameters: repository.config.writer_parameters()?,
+            own_folders: opening::own_folders(invocation, id)?,
+            catalog: opening::catalog(invocation, id)?,
+            cache: opening::cache_folder(invocation, id)?,
+        })
+    }
+
+    /// Waits for its turn and saves. What was damaged on the way is among the findings of the report.
+    ///
+    /// # Errors
+    /// [`BackupError`]; there is no snapshot then.
+    pub(super) fn save(
+        &self,
+        invocation: &Invocation,
+        repository: &OpenRepository<LocalStore>,
+        request: BackupRequest,
+    ) -> Result<BackupReport, BackupError> {
+        let turn_means = TurnMeans {
+            store: Arc::clone(&repository.store) as Arc<dyn WriteStore>,
+            keys: Arc::clone(&repository.keys),
+            random: &invocation.random,
+            clock: &invocation.clock,
+            observer: invocation.observer(),
+            cancel: &invocation.cancel,
+            process_id: std::process::id(),
+            patience: invocation.global.retry_lock,
+        };
+        let names: Vec<String> = request.sources.iter().map(|source| source.name.clone()).collect();
+        let turn = backup::take_turn(&turn_means, &request.system.host, &names)?;
+        // after the turn was taken: whoever was waited for may have made one
+        let (snapshots, unreadable) = load_snapshots(repository.store.as_ref(), &repository.keys, &self.catalog)?;
+        let mut findings: Vec<String> =
+            unreadable.iter().map(|s| format!("Snapshot {} cannot be read: {}", s.id, s.error)).collect();
+        findings.extend(snapshots.iter().filter_map(|s| s.healed.clone()));
+        let means = BackupMeans {
+            store: Arc::clone(&repository.store) as Arc<dyn WriteStore>,
+            keys: Arc::clone(&repository.keys),
+            random: Arc::new(RealRandom),
+            parameters: self.parameters,
+            own_folders: &self.own_folders,
+            clock: &invocation.clock,
+            processes: &invocation.processes,
+            observer: invocation.observer(),
+            cancel: &invocation.cancel,
+            snapshots: &snapshots,
+            cache: self.cache.as_deref(),
+            process_id: std::process::id(),
+        };
+        let mut report = backup::run_in_turn(&means, request, turn)?;
+        report.findings.splice(0..0, findings);
+        Ok(report)
+    }
+}
+
+pub(super) fn failure_of(error: BackupError) -> Failure {
     match error {
         BackupError::Repository(error) => Failure::from(error).hint("no snapshot was made; earlier ones are untouched"),
         BackupError::Interrupted => Failure::interrupted(ExitCode::Interrupted),
@@ -311,7 +352,8 @@ pub(super) fn client_search(
     ClientSearch { bin_dir, command_prefix, ..ClientSearch::standard(invocation.environment.raw("PATH")) }
 }
 
-fn sqlite(invocation: &Invocation, path: PathBuf) -> SourceFrom {
+/// A SQLite database as a source.
+pub(super) fn sqlite(invocation: &Invocation, path: PathBuf) -> SourceFrom {
     let temp_dir = invocation.environment.path("TMPDIR").unwrap_or_else(|| PathBuf::from("/tmp"));
     let options = SqliteOptions { temp_dir, busy_timeout: SQLITE_BUSY, interrupt: Some(invocation.cancel.flag()) };
     SourceFrom::Sqlite { path, options }

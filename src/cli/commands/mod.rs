@@ -8,9 +8,11 @@ pub(crate) mod dump;
 pub(crate) mod forget;
 pub(crate) mod generate;
 pub(crate) mod history;
+pub(crate) mod in_place;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod ls;
+mod net;
 pub(crate) mod prune;
 pub(crate) mod repair;
 mod repair_data;
@@ -35,6 +37,9 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Init(args) => init::run(invocation, args),
         Command::Backup(args) => backup::run(invocation, args),
         Command::Restore(args) => restore::run(invocation, args),
+        Command::Rollback(args) => in_place::rollback(invocation, args),
+        Command::Service(args) => in_place::service(invocation, args),
+        Command::Status(_) => in_place::status(invocation),
         Command::Dump(args) => dump::run(invocation, args),
         Command::Snapshots(args) => snapshots::run(invocation, args),
         Command::Ls(args) => ls::run(invocation, args),

@@ -1,6 +1,6 @@
-//! `restore`: a snapshot into a directory, or one database into a new database.
+//! `restore`: a snapshot into a directory, one database into a new database; over what is there: [`super::in_place`].
 
-use super::backup;
+use super::{in_place, net};
 use crate::cli::args::restore::{RestoreArgs, RestoreType};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
@@ -9,14 +9,11 @@ use crate::cli::json::{self, Kind};
 use crate::cli::log::LogLevel;
 use crate::cli::opening::{self, Chosen, ReadingRepository};
 use crate::cli::output::{JsonMode, Output, display_path};
-use crate::cli::settings::SourceKindSettings;
 use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord};
 use crate::domain::units::{format_count, format_size};
 use crate::ops::observer::{Event, Observer};
 use crate::ops::restore::database::{self, DatabaseReport, PostgresMeans};
 use crate::ops::restore::{self, Error, Kinds, Options, PathFilter, Report, Selection};
-use crate::source::postgres::client::ClientSearch;
-use crate::source::postgres::connect::Connection;
 use crate::target;
 use std::path::Path;
 
@@ -29,8 +26,8 @@ pub(crate) fn run(invocation: &Invocation, args: &RestoreArgs) -> Result<ExitCod
     let chosen = repository.choose(invocation, &args.selector, &args.scope)?;
     match (&args.target, &args.to) {
         (Some(target), _) => into_directory(invocation, args, &repository, &chosen, target),
-        (None, Some(to)) => into_database(invocation, args, &repository, &chosen, to),
-        (None, None) => Err(Failure::usage("usage", "A restore needs --target DIR or --to URL")),
+        (None, Some(to)) if !args.clean => into_database(invocation, args, &repository, &chosen, to),
+        _ => in_place::restore(invocation, args, &repository, &chosen, &selection(args, None)?),
     }
 }
 
@@ -157,7 +154,7 @@ fn say(invocation: &Invocation, id: &str, text: &str) {
 }
 
 /// Errors of a restore, for people.
-fn failure_of(error: Error, target: &Path) -> Failure {
+pub(super) fn failure_of(error: Error, target: &Path) -> Failure {
     let of = |exit, id| Failure::from_error(exit, id, &error);
     let shown = target.display();
     let left = format!("what was restored so far stays in {shown}; remove it before you restore there again");
@@ -212,7 +209,7 @@ fn missing_roles(failure: Failure) -> Failure {
 }
 
 /// True for what libpq takes, false for a path.
-fn is_connection(to: &str) -> bool {
+pub(super) fn is_connection(to: &str) -> bool {
     to.starts_with("postgres://")
         || to.starts_with("postgresql://")
         || (to.contains('=') && !to.contains('/'))
@@ -238,7 +235,7 @@ fn into_database(
         return Err(failed_source(repository, snapshot, source, reason)?);
     }
     let report = if wanted == SourceKind::Postgres {
-        let (connection, search) = server(invocation, source, to)?;
+        let (connection, search) = net::server(invocation, &source.name, to)?;
         let target = connection.without_password();
         if invocation.global.dry_run {
             return would(invocation, repository, source, &target);
@@ -303,27 +300,6 @@ fn would(
     let text = format!("would restore {} into the new database {target}", source.name);
     invocation.output.note("restore.would", &text);
     repository.conclude(invocation, ExitCode::Success)
-}
-
-/// The new database, and where its client programs are. The configuration of the source helps where it means the same
-/// server: its password, and the words that run a program beside the server.
-fn server(invocation: &Invocation, source: &SourceRecord, to: &str) -> Result<(Connection, ClientSearch), Failure> {
-    let mut connection = Connection::resolve(to, &invocation.libpq()?)?;
-    let settings = invocation.settings()?;
-    let configured = settings.sources.iter().find(|s| s.name == source.name);
-    let Some(SourceKindSettings::Postgres(configured)) = configured.map(|s| &s.kind) else {
-        return Ok((connection, backup::client_search(invocation, None, Vec::new())));
-    };
-    let known = Connection::resolve(&configured.url, &invocation.libpq()?)?;
-    let same_server = known.hosts() == connection.hosts();
-    if same_server
-        && known.user() == connection.user()
-        && let Some(password) = backup::password_of(invocation, configured, &known)?
-    {
-        connection = connection.with_password(&password);
-    }
-    let prefix = if same_server { configured.command_prefix.clone() } else { Vec::new() };
-    Ok((connection, backup::client_search(invocation, configured.pg_bin_dir.clone(), prefix)))
 }
 
 fn print_database(invocation: &Invocation, report: &DatabaseReport) {

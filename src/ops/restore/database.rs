@@ -9,7 +9,7 @@ use crate::ops::observer::{Event, Observer, Progress};
 use crate::repository::error::RepoError;
 use crate::repository::reading::{CopyError, Reading};
 use crate::source::SourceError;
-use crate::source::postgres::client::{self, ClientSearch};
+use crate::source::postgres::client::{self, ClientSearch, ClientTools};
 use crate::source::postgres::connect::Connection;
 use crate::source::postgres::server;
 use crate::source::process::Processes;
@@ -114,6 +114,42 @@ pub fn to_postgres(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<DatabaseReport, Error> {
+    let options = RestoreOptions::default();
+    let create = |tools: &ClientTools| {
+        PostgresRestore::create(means.processes, tools, means.connection, DumpFormat::Archive, options)
+    };
+    through(reading, snapshot, source, means, create, observer, cancel)
+}
+
+/// Restores a dump into the connection's database, which the caller has created, empty, and gives away: it is dropped
+/// when the restore fails.
+///
+/// # Errors
+/// [`Error`]; nothing of the restore is left unless the error says so.
+pub fn fill_postgres(
+    reading: &Reading,
+    snapshot: &Snapshot,
+    source: &SourceRecord,
+    means: &PostgresMeans<'_>,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<DatabaseReport, Error> {
+    let options = RestoreOptions::default();
+    let fill = |tools: &ClientTools| {
+        PostgresRestore::fill(means.processes, tools, means.connection, DumpFormat::Archive, options)
+    };
+    through(reading, snapshot, source, means, fill, observer, cancel)
+}
+
+fn through(
+    reading: &Reading,
+    snapshot: &Snapshot,
+    source: &SourceRecord,
+    means: &PostgresMeans<'_>,
+    start: impl FnOnce(&ClientTools) -> Result<PostgresRestore, TargetError>,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<DatabaseReport, Error> {
     let stream = data_stream(source)?;
     reading.packs.follow_index();
     let decoded_before = reading.packs.counters.decoded();
@@ -121,8 +157,7 @@ pub fn to_postgres(
     // A newer client sets what an older server does not know.
     let tools = client::find(means.processes, means.search, Some(major)).map_err(TargetError::Client)?;
     begin(source, stream, observer);
-    let options = RestoreOptions::default();
-    let mut restore = PostgresRestore::create(means.processes, &tools, means.connection, DumpFormat::Archive, options)?;
+    let mut restore = start(&tools)?;
     copy(reading, source, stream, observer, cancel, |bytes| restore.write(bytes))?;
     let report = restore.finish(&source.tables)?;
     observer.event(&Event::SourceFinished { source: &source.name, failure: None });

@@ -16,6 +16,8 @@
 //! one or the other is discarded on purpose.
 
 mod beside;
+pub mod postgres;
+mod postgres_properties;
 mod removal;
 pub mod sqlite;
 pub mod tree;

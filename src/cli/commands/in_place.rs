@@ -1,0 +1,752 @@
+//! `restore` over what is there, `rollback`, `service` and `status`.
+
+use super::net::{self, Net, PRE_RESTORE};
+use crate::cli::args::in_place::{InPlaceArgs, RollbackArgs, ServiceAction, ServiceArgs};
+use crate::cli::args::restore::RestoreArgs;
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::Failure;
+use crate::cli::invocation::Invocation;
+use crate::cli::json::Kind;
+use crate::cli::opening::{self, Chosen, ReadingRepository};
+use crate::cli::settings::{Settings, SourceKindSettings, SourceSettings, TargetSettings, nearest};
+use crate::domain::act::{ActKind, Whereabouts};
+use crate::domain::id::SnapshotId;
+use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord};
+use crate::domain::time_spec::format_local;
+use crate::ops::in_place::{
+    self, Check, Concern, Context, Direction, Ending, Entry, Error, Healed, Item, Mended, Outcome, Place, Plan, Purpose,
+    Request,
+};
+use crate::ops::restore::{Kinds, Selection, absolute};
+use crate::repository::acts;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Longest name of a source.
+const SOURCE_NAME_MAX: usize = 128;
+
+/// What is to be done, before it is confirmed.
+struct Intent<'a> {
+    purpose: Purpose,
+    snapshot: &'a Snapshot,
+    items: Vec<Item>,
+    environment: Option<String>,
+    production: bool,
+    /// The places are those of the application that the configuration knows.
+    application: bool,
+}
+
+/// Restores over what is there: into the places of the sources, of an environment, or the database of `--to --clean`.
+///
+/// # Errors
+/// Exit codes as in `holdfast help exit-codes`.
+pub(super) fn restore(
+    invocation: &Invocation,
+    args: &RestoreArgs,
+    repository: &ReadingRepository,
+    chosen: &Chosen,
+    selection: &Selection,
+) -> Result<ExitCode, Failure> {
+    let net = Net::new(invocation, repository)?;
+    let context = net.context();
+    heal(invocation, &context, Direction::Forward)?;
+    let settings = invocation.settings()?;
+    let snapshot = &chosen.snapshot.snapshot;
+    let environment = environment(settings, args.in_place.env.as_deref())?;
+    let (items, application) = match &args.to {
+        Some(to) => (vec![database_item(invocation, snapshot, selection, to)?], false),
+        None => (items(invocation, settings, snapshot, selection, chosen.path.as_deref(), environment)?, true),
+    };
+    let intent = Intent {
+        purpose: Purpose::Restore,
+        snapshot,
+        items,
+        environment: args.in_place.env.clone(),
+        production: environment.is_some_and(|(_, target)| target.production),
+        application,
+    };
+    go(invocation, repository, &context, &args.in_place, &intent)
+}
+
+/// Goes back to the state before the last restore, or to a named snapshot.
+///
+/// # Errors
+/// Exit codes as in `holdfast help exit-codes`.
+pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<ExitCode, Failure> {
+    let repository = opening::open_for_reading(invocation)?;
+    let net = Net::new(invocation, &repository)?;
+    let context = net.context();
+    if !args.in_place.check && !invocation.global.dry_run {
+        let healed = heal(invocation, &context, Direction::Back)?;
+        if args.selector.is_none() && healed.iter().any(|one| matches!(one.result, Ok(Mended::RolledBack))) {
+            return repository.conclude(invocation, ExitCode::Success);
+        }
+    }
+    let settings = invocation.settings()?;
+    let past = last_restores(&context)?;
+    let chosen = match &args.selector {
+        Some(selector) => repository.choose(invocation, selector, &args.scope)?.snapshot.snapshot,
+        None => default_rollback(invocation, &repository, &past, &args.in_place)?,
+    };
+    let selection = Selection { sources: args.scope.sources.clone(), ..Selection::default() };
+    let of_act = past.iter().find(|(_, plan)| plan.0 == chosen.id).map(|(_, plan)| &plan.1);
+    let named = args.in_place.env.clone().or_else(|| of_act.and_then(|plan| plan.environment.clone()));
+    let environment = environment(settings, named.as_deref())?;
+    let items = match of_act {
+        // Back to exactly the places that the restore had replaced.
+        Some(plan) => items_of(&context, plan, &selection)?,
+        None => items(invocation, settings, &chosen, &selection, None, environment)?,
+    };
+    let intent = Intent {
+        purpose: Purpose::Rollback,
+        snapshot: &chosen,
+        items,
+        production: environment.is_some_and(|(_, target)| target.production),
+        environment: named,
+        application: of_act.is_none_or(|plan| plan.service || plan.check),
+    };
+    go(invocation, &repository, &context, &args.in_place, &intent)
+}
+
+/// Finished restores of this repository with a snapshot of what was there before, newest first.
+fn last_restores(context: &Context<'_>) -> Result<Vec<(i64, (SnapshotId, Plan))>, Failure> {
+    let recorder = &context.recorder;
+    let stories = acts::list(recorder.store, recorder.keys, Some(ActKind::Restore))?.stories;
+    let mut found: Vec<(i64, (SnapshotId, Plan))> = stories
+        .iter()
+        .filter(|story| story.first().host == recorder.owner.host)
+        .filter_map(|story| {
+            let last = Entry::of(story.last())?;
+            let time_ns = story.last().time_ns;
+            (last.ending == Some(Ending::Restored)).then_some((time_ns, (last.safety?, last.plan)))
+        })
+        .collect();
+    found.sort_by_key(|(time_ns, _)| std::cmp::Reverse(*time_ns));
+    Ok(found)
+}
+
+fn default_rollback(
+    invocation: &Invocation,
+    repository: &ReadingRepository,
+    past: &[(i64, (SnapshotId, Plan))],
+    args: &InPlaceArgs,
+) -> Result<Snapshot, Failure> {
+    let snapshots = repository.snapshots()?;
+    let tz = &invocation.environment.time_zone;
+    let wanted = |plan: &Plan| args.env.is_none() || plan.environment == args.env;
+    let undone = past.iter().filter(|(_, (_, plan))| wanted(plan)).find_map(|(time_ns, (safety, plan))| {
+        let found = snapshots.iter().find(|loaded| loaded.snapshot.id == *safety)?;
+        Some((time_ns, plan, &found.snapshot))
+    });
+    if let Some((time_ns, plan, snapshot)) = undone {
+        let text = format!(
+            "this undoes the restore of {} at {} by its safety snapshot {}",
+            plan.snapshot.short(),
+            format_local(*time_ns, tz),
+            snapshot.id.short()
+        );
+        invocation.output.note("rollback.chosen", &text);
+        return Ok(snapshot.clone());
+    }
+    let host = &invocation.environment.host;
+    let before = |snapshot: &&Snapshot| {
+        snapshot.system.host == *host && matches!(snapshot.class.as_deref(), Some(PRE_RESTORE | "pre-deploy"))
+    };
+    let newest = snapshots.iter().map(|loaded| &loaded.snapshot).filter(before).max_by_key(|s| (s.time_ns, s.id));
+    let Some(snapshot) = newest else {
+        let message = "There is nothing to roll back to: no restore was made with a safety snapshot, and there is no \
+                       snapshot of class pre-restore or pre-deploy of this host";
+        return Err(Failure::new(ExitCode::SnapshotNotFound, "rollback.nothing", message)
+            .hint("name a snapshot: `holdfast snapshots` lists them"));
+    };
+    let class = snapshot.class.as_deref().unwrap_or_default();
+    let time = format_local(snapshot.time_ns, tz);
+    let text = format!("this goes back to {} of {time}, class {class}", snapshot.id.short());
+    invocation.output.note("rollback.chosen", &text);
+    Ok(snapshot.clone())
+}
+
+/// The places of an earlier restore.
+fn items_of(context: &Context<'_>, plan: &Plan, selection: &Selection) -> Result<Vec<Item>, Failure> {
+    let wanted = plan.items.iter().filter(|item| {
+        item.existed && (selection.sources.is_empty() || selection.sources.contains(&item.source))
+    });
+    let mut items = Vec::new();
+    for planned in wanted {
+        let mut place = context.surroundings.place(planned).map_err(|reason| {
+            Failure::new(ExitCode::Refused, "place.unreachable", format!("{} cannot be reached", planned.place))
+                .cause(reason)
+        })?;
+        if let Place::Tree { path, from } = &mut place {
+            // The safety snapshot holds the tree as it stood in its place.
+            *from = path.to_string_lossy().into_owned();
+        }
+        let (source, safety_source) = (planned.safety_source.clone(), planned.safety_source.clone());
+        items.push(Item { source, safety_source, place });
+    }
+    if items.is_empty() {
+        let message = "The safety snapshot holds nothing of what is to be rolled back";
+        return Err(Failure::new(ExitCode::SnapshotNotFound, "source.not_found", message));
+    }
+    Ok(items)
+}
+
+/// An environment of the configuration by name.
+fn environment<'s>(
+    settings: &'s Settings,
+    name: Option<&str>,
+) -> Result<Option<(&'s str, &'s TargetSettings)>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let environments = &settings.sections.environments;
+    if let Some((name, target)) = environments.get_key_value(name) {
+        return Ok(Some((name, target)));
+    }
+    let failure = Failure::usage("environment.unknown", format!("No environment is called '{name}'"));
+    Err(match nearest(name, environments.keys().map(String::as_str)) {
+        Some(near) => failure.hint(format!("did you mean '{near}'?")),
+        None if environments.is_empty() => failure.hint("write an [env.NAME] table into the configuration"),
+        None => {
+            let names: Vec<&str> = environments.keys().map(String::as_str).collect();
+            failure.hint(format!("environments are {}", names.join(", ")))
+        }
+    })
+}
+
+/// What goes where: every wanted source of the snapshot that has a place.
+fn items(
+    invocation: &Invocation,
+    settings: &Settings,
+    snapshot: &Snapshot,
+    selection: &Selection,
+    path: Option<&[u8]>,
+    environment: Option<(&str, &TargetSettings)>,
+) -> Result<Vec<Item>, Failure> {
+    let available = || snapshot.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(name) = selection.sources.iter().find(|name| snapshot.source(name).is_none()) {
+        let message = format!("Snapshot {} has no source '{name}'", snapshot.id.short());
+        return Err(Failure::new(ExitCode::SnapshotNotFound, "source.not_found", message)
+            .hint(format!("it has {}", available())));
+    }
+    let mut items = Vec::new();
+    for record in &snapshot.sources {
+        let named = selection.sources.contains(&record.name);
+        let wanted = (named || selection.sources.is_empty())
+            && match selection.kinds {
+                Kinds::All => true,
+                Kinds::Databases => record.kind.is_database(),
+                Kinds::Files => record.kind == SourceKind::Files,
+            }
+            && (path.is_none() || record.kind == SourceKind::Files);
+        if !wanted {
+            continue;
+        }
+        let of_source = places(invocation, settings, record, path, environment)?;
+        if of_source.is_empty() && (named || record.kind.is_database()) {
+            return Err(no_place(record, environment.map(|(name, _)| name)));
+        }
+        if of_source.is_empty() && path.is_none() {
+            let text = format!("{} has no place of its own and is left out", record.name);
+            invocation.output.note("restore.no_place", &text);
+        }
+        let safety_source = safety_name(&record.name, environment.map(|(name, _)| name));
+        items.extend(of_source.into_iter().map(|place| Item {
+            source: record.name.clone(),
+            safety_source: safety_source.clone(),
+            place,
+        }));
+    }
+    if items.is_empty() {
+        let message = format!("Snapshot {} holds nothing of what is to be restored", snapshot.id.short());
+        return Err(Failure::new(ExitCode::SnapshotNotFound, "source.not_found", message)
+            .hint(format!("it has {}", available())));
+    }
+    Ok(items)
+}
+
+fn no_place(record: &SourceRecord, environment: Option<&str>) -> Failure {
+    let message = format!("It is not known where source '{}' belongs", record.name);
+    let failure = Failure::usage("restore.no_place", message);
+    match environment {
+        Some(name) => failure.hint(format!("name its place under targets in [env.{name}]")),
+        None => failure.hint("write it into the configuration as a [[source]], or use --target DIR or --to URL"),
+    }
+}
+
+/// The name under which what stands in another environment is saved: it must not become the newest of the source itself.
+fn safety_name(source: &str, environment: Option<&str>) -> String {
+    let Some(environment) = environment else { return source.to_owned() };
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    format!("{source}.{environment}").chars().map(plain).take(SOURCE_NAME_MAX).collect()
+}
+
+/// Where a source belongs: more than one place for files with several paths, none for what has no place.
+fn places(
+    invocation: &Invocation,
+    settings: &Settings,
+    record: &SourceRecord,
+    path: Option<&[u8]>,
+    environment: Option<(&str, &TargetSettings)>,
+) -> Result<Vec<Place>, Failure> {
+    let configured = settings.sources.iter().find(|source| source.name == record.name);
+    let target = match environment {
+        Some((_, target)) => match target.targets.get(&record.name) {
+            Some(target) => Some(target.as_str()),
+            None => return Ok(Vec::new()),
+        },
+        None => None,
+    };
+    match record.kind {
+        SourceKind::Postgres => {
+            let url = match (target, configured.map(|source| &source.kind)) {
+                (Some(target), _) => target,
+                (None, Some(SourceKindSettings::Postgres(postgres))) => postgres.url.as_str(),
+                _ => return Ok(Vec::new()),
+            };
+            let (connection, search) = net::server(invocation, &record.name, url)?;
+            Ok(vec![Place::Postgres { connection: Box::new(connection), search }])
+        }
+        SourceKind::Sqlite => match (target, configured.map(|source| &source.kind)) {
+            (Some(target), _) => Ok(vec![Place::Sqlite { path: invocation.environment.directory.join(target) }]),
+            (None, Some(SourceKindSettings::Sqlite { path })) => {
+                Ok(vec![Place::Sqlite { path: invocation.environment.directory.join(path) }])
+            }
+            _ => Ok(Vec::new()),
+        },
+        SourceKind::Files => trees(invocation, configured, record, path, target),
+        SourceKind::Command | SourceKind::Stdin => Ok(Vec::new()),
+    }
+}
+
+fn trees(
+    invocation: &Invocation,
+    configured: Option<&SourceSettings>,
+    record: &SourceRecord,
+    path: Option<&[u8]>,
+    target: Option<&str>,
+) -> Result<Vec<Place>, Failure> {
+    let Some(SourceKindSettings::Files(files)) = configured.map(|source| &source.kind) else { return Ok(Vec::new()) };
+    let text = |bytes: Vec<u8>| {
+        String::from_utf8(bytes).map_err(|error| {
+            let shown = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            Failure::usage("restore.path", format!("The path {shown} is not UTF-8 and cannot be restored in place"))
+                .hint("restore it into a directory with --target DIR")
+        })
+    };
+    let root = |path: &PathBuf| {
+        let full = invocation.environment.directory.join(path);
+        text(absolute(std::os::unix::ffi::OsStrExt::as_bytes(full.as_os_str())))
+    };
+    let roots = files.paths.iter().map(root).collect::<Result<Vec<String>, Failure>>()?;
+    let wanted: Vec<(String, String)> = match path {
+        None => roots.iter().map(|root| (root.clone(), root.clone())).collect(),
+        Some(path) => {
+            let path = text(absolute(path))?;
+            let below = |root: &&String| path == **root || path.starts_with(&format!("{}/", root.trim_end_matches('/')));
+            roots.iter().find(below).map(|root| (path.clone(), root.clone())).into_iter().collect()
+        }
+    };
+    let [only] = roots.as_slice() else {
+        return match target {
+            None => Ok(wanted.into_iter().map(|(from, _)| Place::Tree { path: from.clone().into(), from }).collect()),
+            Some(_) => {
+                let message = format!("Source '{}' has several paths, and an environment names one place", record.name);
+                Err(Failure::usage("restore.several_paths", message)
+                    .hint("restore it into a directory with --target DIR, or make each path a source"))
+            }
+        };
+    };
+    let base = target.map(|target| invocation.environment.directory.join(target));
+    Ok(wanted
+        .into_iter()
+        .map(|(from, _)| {
+            let path = match &base {
+                None => PathBuf::from(&from),
+                Some(base) => match from.strip_prefix(only.as_str()).map(|rest| rest.trim_start_matches('/')) {
+                    Some("") | None => base.clone(),
+                    Some(rest) => base.join(rest),
+                },
+            };
+            Place::Tree { path, from }
+        })
+        .collect())
+}
+
+/// The one database of `--to URL --clean`.
+fn database_item(
+    invocation: &Invocation,
+    snapshot: &Snapshot,
+    selection: &Selection,
+    to: &str,
+) -> Result<Item, Failure> {
+    use crate::ops::restore::database;
+    let postgres = super::restore::is_connection(to);
+    let wanted = if postgres { SourceKind::Postgres } else { SourceKind::Sqlite };
+    let record = database::choose(snapshot, selection, wanted)
+        .map_err(|error| super::restore::failure_of(error, std::path::Path::new(to)))?;
+    let place = if postgres {
+        let (connection, search) = net::server(invocation, &record.name, to)?;
+        Place::Postgres { connection: Box::new(connection), search }
+    } else {
+        Place::Sqlite { path: invocation.environment.directory.join(to) }
+    };
+    let name = match &place {
+        Place::Postgres { connection, .. } => format!("to-{}", connection.database()),
+        _ => "to-file".to_owned(),
+    };
+    let safety_source = safety_name(&record.name, Some(&name));
+    Ok(Item { source: record.name.clone(), safety_source, place })
+}
+
+/// Shows, asks, and does it.
+fn go(
+    invocation: &Invocation,
+    repository: &ReadingRepository,
+    context: &Context<'_>,
+    args: &InPlaceArgs,
+    intent: &Intent<'_>,
+) -> Result<ExitCode, Failure> {
+    let service = context.surroundings.service(intent.environment.as_deref());
+    let request = Request {
+        purpose: intent.purpose,
+        snapshot: intent.snapshot,
+        items: intent.items.clone(),
+        environment: intent.environment.clone(),
+        safety: !args.no_safety,
+        service: intent.application && service.is_configured(),
+        check: intent.application && context.surroundings.check().is_some(),
+    };
+    let existing = show(invocation, &request)?;
+    if args.check || invocation.global.dry_run {
+        return report_checks(invocation, repository, context, &request);
+    }
+    confirm(invocation, intent, existing)?;
+    let outcome = in_place::run(context, &request).map_err(failure_of)?;
+    print(invocation, &outcome);
+    repository.conclude(invocation, ExitCode::Success)
+}
+
+/// Says what will be overwritten. Returns how many places hold something.
+fn show(invocation: &Invocation, request: &Request<'_>) -> Result<usize, Failure> {
+    let time = format_local(request.snapshot.time_ns, &invocation.environment.time_zone);
+    let text = format!("snapshot {} of {time} will be restored:", request.snapshot.id.short());
+    invocation.output.note("restore.plan", &text);
+    let mut existing = 0;
+    for item in &request.items {
+        let what = match item.place.exists() {
+            Ok(true) => "replaces what is there",
+            Ok(false) => "nothing is there yet",
+            // The prerequisites will say why.
+            Err(_) => "cannot be looked at",
+        };
+        existing += usize::from(what != "nothing is there yet");
+        let text = format!("  {} -> {} ({what})", item.source, item.place.shown());
+        invocation.output.note("restore.place", &text);
+    }
+    let mut after = Vec::new();
+    if !request.safety && existing > 0 {
+        after.push("what is there now is NOT saved first".to_owned());
+    }
+    if request.service {
+        after.push("the application is stopped and started again".to_owned());
+    }
+    if !after.is_empty() {
+        invocation.output.note("restore.plan", &format!("  {}", after.join("; ")));
+    }
+    Ok(existing)
+}
+
+fn confirm(invocation: &Invocation, intent: &Intent<'_>, existing: usize) -> Result<(), Failure> {
+    if intent.production {
+        let name = intent.environment.as_deref().unwrap_or_default();
+        if invocation.global.yes {
+            return Ok(());
+        }
+        if !invocation.may_ask() {
+            let message = format!("A confirmation is needed: {name} is production");
+            return Err(Failure::new(ExitCode::NeedsConfirmation, "confirmation.needed", message)
+                .hint(format!("give --yes --env {name}")));
+        }
+        let answer = invocation.ask(&format!("This is production. Type its name ({name}) to go on: "))?;
+        if answer == name {
+            return Ok(());
+        }
+        return Err(Failure::new(ExitCode::Failed, "confirmation.refused", "Not confirmed; nothing was changed"));
+    }
+    match existing {
+        0 => Ok(()),
+        1 => invocation.confirm("Replace what is there?"),
+        n => invocation.confirm(&format!("Replace what is in these {n} places?")),
+    }
+}
+
+fn report_checks(
+    invocation: &Invocation,
+    repository: &ReadingRepository,
+    context: &Context<'_>,
+    request: &Request<'_>,
+) -> Result<ExitCode, Failure> {
+    let checks = in_place::check(context, request).map_err(|trouble| trouble_failure(ExitCode::Failed, &trouble))?;
+    if invocation.global.json {
+        let good = checks.iter().all(|check| check.good);
+        invocation.output.json(Kind::Summary, &json!({ "good": good, "checks": checks }));
+    } else {
+        for check in &checks {
+            let mark = if check.good { "ok  " } else { "FAIL" };
+            invocation.output.line(&format!("{mark} {}: {}", check.subject, check.finding));
+        }
+    }
+    let failed: Vec<Check> = checks.into_iter().filter(|check| !check.good).collect();
+    if failed.is_empty() {
+        return repository.conclude(invocation, ExitCode::Success);
+    }
+    Err(failure_of(Error::Unready { failed }))
+}
+
+fn print(invocation: &Invocation, outcome: &Outcome) {
+    if invocation.global.json {
+        let places: Vec<_> = outcome
+            .places
+            .iter()
+            .map(|(source, place)| json!({ "source": source, "place": place }))
+            .collect();
+        let body = json!({
+            "act": outcome.act.hex(),
+            "snapshot_id": outcome.snapshot.hex(),
+            "safety_snapshot_id": outcome.safety.map(|id| id.hex()),
+            "places": places,
+            "left": outcome.left,
+        });
+        invocation.output.json(Kind::Summary, &body);
+    }
+    for left in &outcome.left {
+        invocation.output.warning("restore.left", None, "", &format!("Not removed: {left}"));
+    }
+    let places: Vec<&str> = outcome.places.iter().map(|(_, place)| place.as_str()).collect();
+    let text = format!("restored {} to {}", outcome.snapshot.short(), places.join(", "));
+    if !invocation.global.json {
+        invocation.output.note("restore.summary", &text);
+        if let Some(safety) = outcome.safety {
+            let text = format!("`holdfast rollback` brings back what was there, saved as {}", safety.short());
+            invocation.output.note("restore.way_back", &text);
+        }
+    }
+}
+
+/// Brings what was cut short to an end, and says so.
+fn heal(invocation: &Invocation, context: &Context<'_>, direction: Direction) -> Result<Vec<Healed>, Failure> {
+    let healed = in_place::heal(context, direction)?;
+    for one in &healed {
+        let began = format!("restore {} was cut short at step {}", one.act.short(), one.step.as_str());
+        match &one.result {
+            Ok(mended) => {
+                let text = match mended {
+                    Mended::Restored(_) => format!("{began}; it is complete now, and verified"),
+                    Mended::RolledBack => format!("{began}; what was there before is in its place again"),
+                    Mended::Untouched => format!("{began}; nothing had been touched"),
+                };
+                invocation.output.note("restore.healed", &text);
+            }
+            Err(Error::RolledBack { source, .. }) => {
+                let text = format!("{began}; it could not be completed and was rolled back: {source}");
+                invocation.output.warning("restore.healed", None, "", &text);
+            }
+            Err(_) => {}
+        }
+    }
+    let mut rest = Vec::new();
+    let mut failed = None;
+    for one in healed {
+        match one.result {
+            Err(error) if !matches!(error, Error::RolledBack { .. }) => failed = Some(failure_of(error)),
+            result => rest.push(Healed { result, ..one }),
+        }
+    }
+    match failed {
+        Some(failure) => Err(failure),
+        None => Ok(rest),
+    }
+}
+
+/// Stops or starts the application, or asks whether it runs.
+///
+/// # Errors
+/// Exit code 2 when it is not configured, 1 when the command fails.
+pub(crate) fn service(invocation: &Invocation, args: &ServiceArgs) -> Result<ExitCode, Failure> {
+    let settings = invocation.settings()?;
+    let service = match environment(settings, args.env.as_deref())? {
+        None => net::service_of(settings.sections.service.as_ref()),
+        Some((_, target)) => net::service_of(target.service.as_ref()),
+    };
+    let (word, program) = match args.action {
+        ServiceAction::Stop => ("stop", service.stop),
+        ServiceAction::Start => ("start", service.start),
+        ServiceAction::Status => ("status", service.status),
+    };
+    let Some(program) = program else {
+        let table = args.env.as_ref().map_or_else(|| "[service]".to_owned(), |name| format!("service of [env.{name}]"));
+        return Err(Failure::usage("service.not_configured", format!("No command '{word}' is configured"))
+            .hint(format!("write it into {table}")));
+    };
+    if invocation.global.dry_run {
+        invocation.output.note("service.would", &format!("would run {}", program.words.join(" ")));
+        return Ok(ExitCode::Success);
+    }
+    let said = in_place::run_program(&invocation.processes, &program).map_err(|error| {
+        let failure = Failure::from_error(ExitCode::Failed, "service.failed", &error);
+        error.output.lines().fold(failure, Failure::cause)
+    })?;
+    if invocation.global.json {
+        invocation.output.json(Kind::Result, &json!({ "action": word, "output": said }));
+    } else if !said.is_empty() {
+        invocation.output.line(&said);
+    }
+    invocation.output.note("service.done", &format!("{word}: done"));
+    Ok(ExitCode::Success)
+}
+
+/// What is under way or was cut short.
+///
+/// # Errors
+/// As for opening a repository.
+pub(crate) fn status(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let repository = opening::open_for_reading(invocation)?;
+    let net = Net::new(invocation, &repository)?;
+    let context = net.context();
+    let mut open = Vec::new();
+    for (story, whereabouts) in in_place::unfinished(&context)? {
+        let places = in_place::places_now(&context, &story);
+        let owner = story.last().owner();
+        let state = story.last().state();
+        if invocation.global.json {
+            open.push(json!({
+                "act": story.id.hex(),
+                "kind": story.kind.as_str(),
+                "state": state,
+                "text": story.last().text(),
+                "host": owner.host,
+                "user": owner.user,
+                "process": owner.process,
+                "owner": whereabouts.as_str(),
+                "time": crate::domain::time_spec::ns_timestamp(story.first().time_ns).to_string(),
+                "places": places,
+            }));
+            continue;
+        }
+        let began = format_local(story.first().time_ns, &invocation.environment.time_zone);
+        let who = format!("{} on {}, process {}", owner.user, owner.host, owner.process);
+        let living = match whereabouts {
+            Whereabouts::Alive => "under way",
+            Whereabouts::Dead => "cut short",
+            Whereabouts::Elsewhere => "of another machine",
+        };
+        let line = format!("restore {} of {began} by {who}: {living}, step {state}", story.id.short());
+        invocation.output.line(&line);
+        places.iter().for_each(|place| invocation.output.line(&format!("  {place}")));
+        let hint = match whereabouts {
+            Whereabouts::Alive => "  it goes on by itself",
+            Whereabouts::Dead => "  `holdfast rollback` takes it back; any `holdfast restore` brings it to an end first",
+            Whereabouts::Elsewhere => "  run `holdfast rollback` there, or here with --break if that machine is gone",
+        };
+        invocation.output.line(hint);
+    }
+    if invocation.global.json {
+        invocation.output.json(Kind::Result, &json!({ "status": open }));
+    } else if open.is_empty() {
+        invocation.output.note("status.idle", "nothing is under way");
+    }
+    repository.conclude(invocation, ExitCode::Success)
+}
+
+fn trouble_failure(exit: ExitCode, trouble: &in_place::Trouble) -> Failure {
+    let exit = if trouble.is_interruption() { ExitCode::Interrupted } else { exit };
+    Failure::from_error(exit, "restore.failed", trouble)
+}
+
+/// What each error of a restore in place means for people.
+pub(crate) fn failure_of(error: Error) -> Failure {
+    let message = error.to_string();
+    match error {
+        Error::Repository(error) => Failure::from(error),
+        Error::Busy { holder, alive, .. } => {
+            let failure = Failure::new(ExitCode::Locked, "restore.busy", message).cause(holder);
+            match alive {
+                true => failure.hint("wait for its end; nothing was touched"),
+                false => failure.hint("run `holdfast rollback` on that machine; --break takes over if it is gone"),
+            }
+        }
+        Error::Unready { failed } => {
+            let exit = match failed.iter().map(|check| check.concern).max() {
+                Some(Concern::Damage) => ExitCode::Damaged,
+                Some(Concern::Reach) => ExitCode::NoSource,
+                Some(Concern::Space) => ExitCode::NoSpace,
+                _ => ExitCode::Refused,
+            };
+            let failure = Failure::new(exit, "restore.unready", message);
+            let failure = failed.iter().fold(failure, |f, check| f.cause(format!("{}: {}", check.subject, check.finding)));
+            failure.hint("nothing was touched; `--check` tests everything again")
+        }
+        Error::Untouched { source, .. } => untouched(message, *source),
+        Error::RolledBack { source, act, .. } => {
+            let exit = if source.is_interruption() { ExitCode::Interrupted } else { ExitCode::RolledBack };
+            let failure = with_causes(Failure::new(exit, "restore.rolled_back", message), &source);
+            failure.hint(format!("`holdfast history restore` keeps the story (act {})", act.short()))
+        }
+        Error::NotRolledBack { source, back, places, safety, act, .. } => {
+            let failure = Failure::new(ExitCode::NotRolledBack, "restore.not_rolled_back", message);
+            let failure = with_causes(failure, &source);
+            let failure = back.into_iter().fold(failure, Failure::cause);
+            let failure = places.into_iter().fold(failure, Failure::cause);
+            let failure = failure.hint(format!(
+                "remove the cause and run `holdfast rollback`, which tries again (act {}); nothing has to be done by hand",
+                act.short()
+            ));
+            match safety {
+                Some(safety) => failure.hint(format!("what was there before is saved as snapshot {safety}")),
+                None => failure,
+            }
+        }
+        Error::TakenOver { .. } => {
+            Failure::new(ExitCode::Locked, "restore.taken_over", message).hint("`holdfast status` shows how far it is")
+        }
+    }
+}
+
+fn untouched(message: String, trouble: in_place::Trouble) -> Failure {
+    use crate::ops::in_place::{SaveError, Trouble};
+    let hint = "nothing was touched";
+    match trouble {
+        Trouble::Safety(SaveError::Backup(error)) => {
+            let failure = super::backup::failure_of(error);
+            failure.cause("What is there now could not be saved").hint(hint).hint("--no-safety restores without saving")
+        }
+        Trouble::Safety(SaveError::Incomplete { source_name, source }) => Failure::from(source)
+            .cause(format!("What is there now could not be saved: {source_name} failed"))
+            .hint(hint)
+            .hint("--no-safety restores without saving what is there"),
+        Trouble::Repository(error) => Failure::from(error).hint(hint),
+        other => {
+            let exit = match &other {
+                _ if other.is_interruption() => ExitCode::Interrupted,
+                Trouble::Replace(crate::target::replace::Error::Client(_)) => ExitCode::NoSource,
+                _ => ExitCode::Refused,
+            };
+            with_causes(Failure::new(exit, "restore.untouched", message), &other).hint(hint)
+        }
+    }
+}
+
+fn with_causes(failure: Failure, trouble: &in_place::Trouble) -> Failure {
+    use crate::ops::in_place::Trouble;
+    let mut failure = failure.caused_by(trouble);
+    if let Trouble::Program { source, .. } = trouble {
+        failure = source.output.lines().fold(failure, Failure::cause);
+    }
+    if let Trouble::Restore(crate::ops::restore::Error::Database(crate::target::database::TargetError::Failed {
+        stderr,
+        ..
+    })) = trouble
+    {
+        failure = stderr.lines().filter(|line| !line.trim().is_empty()).fold(failure, Failure::cause);
+    }
+    failure
+}

@@ -1,0 +1,264 @@
+//! Step 1: everything that can be known before anything is touched. `--check` runs the same.
+
+use super::record::{Plan, Standing};
+use super::{Context, Error, Item, Place, Request, Trouble, heal};
+use crate::catalog::Catalog;
+use crate::domain::act::Whereabouts;
+use crate::domain::id::ActId;
+use crate::domain::snapshot::{SourceKind, SourceRecord, StreamRole};
+use crate::domain::time_spec::ns_timestamp;
+use crate::domain::units::{format_count, format_size};
+use crate::ops::verify::{self, VerifyError, VerifyOptions, VerifyScope};
+use crate::source::SourceError;
+use crate::source::postgres::client::{self, ClientSearch};
+use crate::source::postgres::connect::Connection;
+use crate::target::replace::postgres::{Needs, PostgresReplacement};
+use crate::target::replace::tree::TreeReplacement;
+use crate::target::replace;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Space that must be left beyond what is restored, in percent of it.
+const SPACE_MARGIN_PERCENT: u64 = 5;
+
+/// What kind of thing is wrong, for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Concern {
+    /// Something that is needed is missing or forbidden.
+    Need,
+    /// There is not enough space.
+    Space,
+    /// A server or program cannot be reached.
+    Reach,
+    /// The snapshot's data is damaged.
+    Damage,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What: a place, the snapshot, a program.
+    pub subject: String,
+    /// What was found, one sentence.
+    pub finding: String,
+    /// It is as it must be.
+    pub good: bool,
+    /// What it is about.
+    pub concern: Concern,
+}
+
+impl Check {
+    fn new(concern: Concern, subject: impl Into<String>, verdict: Result<String, String>) -> Self {
+        let good = verdict.is_ok();
+        let (Ok(finding) | Err(finding)) = verdict;
+        Self { subject: subject.into(), finding, good, concern }
+    }
+}
+
+/// Looks at everything that a restore in place needs and touches nothing.
+///
+/// # Errors
+/// When the repository cannot be read, or the run was interrupted. What is not as it must be is no error.
+pub fn check(context: &Context<'_>, request: &Request<'_>) -> Result<Vec<Check>, Trouble> {
+    let mut checks = Vec::new();
+    let mut sources = Vec::new();
+    for item in &request.items {
+        match source_of(request, item) {
+            Ok(source) => sources.push((item, source)),
+            Err(check) => checks.push(check),
+        }
+    }
+    checks.push(data(context, request, &sources)?);
+    for (item, source) in &sources {
+        context.cancel.check()?;
+        match &item.place {
+            Place::Postgres { connection, search } => postgres(context, source, connection, search, &mut checks),
+            Place::Sqlite { path } => checks.push(folder_of(path)),
+            Place::Tree { path, .. } => tree(path, &mut checks),
+        }
+    }
+    space(&sources, &mut checks);
+    if request.service {
+        let service = context.surroundings.service(request.environment.as_deref());
+        for program in [&service.stop, &service.start].into_iter().flatten() {
+            checks.push(program_exists(&program.words));
+        }
+    }
+    if request.check
+        && let Some(program) = context.surroundings.check()
+    {
+        checks.push(program_exists(&program.words));
+    }
+    Ok(checks)
+}
+
+fn source_of<'r>(request: &Request<'r>, item: &Item) -> Result<&'r SourceRecord, Check> {
+    let subject = format!("Snapshot {}", request.snapshot.id.short());
+    let bad = |text: String| Check::new(Concern::Need, subject.clone(), Err(text));
+    let wanted = match &item.place {
+        Place::Postgres { .. } => SourceKind::Postgres,
+        Place::Sqlite { .. } => SourceKind::Sqlite,
+        Place::Tree { .. } => SourceKind::Files,
+    };
+    let Some(source) = request.snapshot.source(&item.source) else {
+        return Err(bad(format!("it has no source '{}'", item.source)));
+    };
+    match &source.failure {
+        Some(reason) => Err(bad(format!("source '{}' failed when it was made: {reason}", item.source))),
+        None if source.kind != wanted => Err(bad(format!(
+            "source '{}' is of kind {}, and {} takes {}",
+            item.source,
+            source.kind.as_str(),
+            item.place.shown(),
+            wanted.as_str()
+        ))),
+        None => Ok(source),
+    }
+}
+
+/// Decodes everything that will be restored and compares it with its proof.
+fn data(
+    context: &Context<'_>,
+    request: &Request<'_>,
+    sources: &[(&Item, &SourceRecord)],
+) -> Result<Check, Trouble> {
+    let subject = format!("Snapshot {}", request.snapshot.id.short());
+    let mut options = VerifyOptions::new(VerifyScope::Snapshots(vec![request.snapshot.id]));
+    options.sources = sources.iter().map(|(item, _)| item.source.clone()).collect();
+    if options.sources.is_empty() {
+        return Ok(Check::new(Concern::Need, subject, Err("nothing of it can be restored".to_owned())));
+    }
+    let clock = context.recorder.clock;
+    let report =
+        verify::run(context.reading, &Catalog::none(), &options, clock, context.observer, context.cancel);
+    let report = report.map_err(|error| match error {
+        VerifyError::Repository(error) => Trouble::Repository(error),
+        VerifyError::Cancelled(_) => Trouble::Interrupted,
+    })?;
+    // Damage elsewhere in the repository does not stop the restore of what is whole.
+    let verdict = match report.affected.first() {
+        None => Ok(format!(
+            "its data is whole: {} streams, {} files, {}",
+            format_count(report.streams_proved),
+            format_count(report.files_proved),
+            format_size(report.bytes_proved)
+        )),
+        Some(affected) => Err(format!("the data of source '{}' is damaged", affected.source)),
+    };
+    Ok(Check::new(Concern::Damage, subject, verdict))
+}
+
+fn postgres(
+    context: &Context<'_>,
+    source: &SourceRecord,
+    connection: &Connection,
+    search: &ClientSearch,
+    checks: &mut Vec<Check>,
+) {
+    let subject = connection.without_password();
+    let needs = Needs { server_version: source.server_version.as_deref(), ..Needs::default() };
+    let found = match PostgresReplacement::examine(connection, &needs) {
+        Ok(found) => found,
+        Err(error) => {
+            let reason = match &error {
+                replace::Error::Client(SourceError::Unreachable { reason, .. }) => reason.clone(),
+                other => other.to_string(),
+            };
+            checks.push(Check::new(Concern::Reach, subject, Err(format!("cannot be reached: {reason}"))));
+            return;
+        }
+    };
+    checks.push(Check::new(Concern::Reach, subject.clone(), Ok(format!("PostgreSQL {} answers", found.version))));
+    let tools = client::find(context.processes, search, Some(found.major));
+    let tools = tools.map(|tools| format!("restored by {}", tools.version)).map_err(|error| error.to_string());
+    checks.push(Check::new(Concern::Reach, subject.clone(), tools));
+    for problem in found.problems {
+        checks.push(Check::new(Concern::Need, subject.clone(), Err(problem)));
+    }
+    if !found.users.is_empty() {
+        let text = format!("in use by {}; these sessions will be ended before the swap", found.users.join(", "));
+        checks.push(Check::new(Concern::Need, subject, Ok(text)));
+    }
+}
+
+fn folder_of(path: &Path) -> Check {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let verdict = match rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
+        Ok(()) => Ok("its folder can be written".to_owned()),
+        Err(error) => Err(format!("{} cannot be written: {error}", folder.display())),
+    };
+    Check::new(Concern::Need, path.display().to_string(), verdict)
+}
+
+fn tree(path: &Path, checks: &mut Vec<Check>) {
+    checks.push(folder_of(path));
+    // No act has this id: nothing is made, the place is only looked at.
+    let movable = TreeReplacement::new(path, &ActId([0; 16]).hex()).and_then(|tree| tree.check_movable());
+    if let Err(error) = movable {
+        checks.push(Check::new(Concern::Need, path.display().to_string(), Err(error.to_string())));
+    }
+}
+
+/// Compares what is needed on each file system with what is free there.
+fn space(sources: &[(&Item, &SourceRecord)], checks: &mut Vec<Check>) {
+    let mut needed: BTreeMap<u64, (std::path::PathBuf, BTreeMap<&str, u64>)> = BTreeMap::new();
+    for (item, source) in sources {
+        let (Place::Sqlite { path } | Place::Tree { path, .. }) = &item.place else { continue };
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let Ok(metadata) = folder.metadata() else { continue };
+        let content = source.streams.iter().filter(|s| matches!(s.role, StreamRole::Content | StreamRole::Data));
+        let entry = needed.entry(metadata.dev()).or_insert_with(|| (folder.to_owned(), BTreeMap::new()));
+        // Several places of one source share its bytes.
+        entry.1.insert(&source.name, content.map(|s| s.plain_bytes).sum());
+    }
+    for (folder, by_source) in needed.into_values() {
+        let bytes: u64 = by_source.values().sum();
+        let bytes = bytes.saturating_add(bytes / 100 * SPACE_MARGIN_PERCENT);
+        let Ok(system) = rustix::fs::statvfs(&folder) else { continue };
+        let free = system.f_bavail.saturating_mul(system.f_frsize);
+        let text = format!("{} are needed and {} are free", format_size(bytes), format_size(free));
+        let verdict = if free >= bytes { Ok(text) } else { Err(text) };
+        checks.push(Check::new(Concern::Space, folder.display().to_string(), verdict));
+    }
+}
+
+fn program_exists(words: &[String]) -> Check {
+    let program = words.first().map_or("", String::as_str);
+    let verdict = match Path::new(program) {
+        path if !program.contains('/') || rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() => {
+            Ok("will be run".to_owned())
+        }
+        _ => Err("cannot be executed".to_owned()),
+    };
+    Check::new(Concern::Need, words.join(" "), verdict)
+}
+
+/// Fails when another act, which has not ended, works on one of the places.
+pub(super) fn rivals(context: &Context<'_>, plan: &Plan, own: ActId) -> Result<(), Error> {
+    for (story, whereabouts) in heal::unfinished(context)? {
+        if story.id == own {
+            continue;
+        }
+        let Some(standing) = Standing::of(&story) else { continue };
+        let theirs = &standing.last.plan.items;
+        let shared = plan.items.iter().find(|item| theirs.iter().any(|their| their.place == item.place));
+        if let Some(item) = shared {
+            let owner = story.last().owner();
+            let since = ns_timestamp(story.first().time_ns).strftime("%Y-%m-%d %H:%M:%S UTC");
+            let holder = format!(
+                "act {} of {} on {}, process {}, since {since}, at step {}",
+                story.id.short(),
+                owner.user,
+                owner.host,
+                owner.process,
+                standing.last.state.as_str()
+            );
+            let alive = whereabouts == Whereabouts::Alive;
+            return Err(Error::Busy { place: item.place.clone(), holder, alive });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! The steps, forwards and back.
+
+use super::places::{Replacement, stage};
+use super::record::{Ending, Entry, Plan, PlannedItem, Step};
+use super::{Context, Error, Item, Outcome, Program, Request, Trouble, checks, heal, programs};
+use crate::domain::act::ActKind;
+use crate::domain::id::{ActId, SnapshotId};
+use crate::domain::snapshot::Snapshot;
+use crate::ops::observer::Event;
+use crate::repository::acts::Act;
+use crate::repository::error::RepoError;
+use crate::source::process::Processes;
+
+/// Restores in place.
+///
+/// # Errors
+/// [`Error`], which says what stands in the places now.
+pub fn run(context: &Context<'_>, request: &Request<'_>) -> Result<Outcome, Error> {
+    let plan = plan(request)?;
+    let mut run = Run::begin(context, plan, request.items.clone())?;
+    run.snapshot = Some(request.snapshot.clone());
+    if let Err(error) = checks::rivals(context, &run.plan, run.id) {
+        run.finish(Ending::Refused, Some(error.to_string()))?;
+        return Err(error);
+    }
+    let mut failed = checks::check(context, request).map_err(|trouble| run.untouched(Step::Prerequisites, trouble))?;
+    failed.retain(|check| !check.good);
+    if !failed.is_empty() {
+        let cause = failed.iter().map(|check| format!("{}: {}", check.subject, check.finding)).collect::<Vec<_>>();
+        run.finish(Ending::Refused, Some(cause.join("; ")))?;
+        return Err(Error::Unready { failed });
+    }
+    if request.safety {
+        run.save().map_err(|trouble| run.untouched(Step::Safety, trouble))?;
+    }
+    match run.stop_and_stage().and_then(|()| run.swap_and_verify()) {
+        Ok(()) => run.settle(),
+        Err(trouble) => Err(run.back(trouble)),
+    }
+}
+
+/// What is about to be done.
+fn plan(request: &Request<'_>) -> Result<Plan, Error> {
+    let mut items = Vec::new();
+    for item in &request.items {
+        let untouched = |trouble: Trouble| Error::Untouched { step: Step::Prerequisites, source: Box::new(trouble) };
+        let kind = match &item.place {
+            super::Place::Postgres { .. } => crate::domain::snapshot::SourceKind::Postgres,
+            super::Place::Sqlite { .. } => crate::domain::snapshot::SourceKind::Sqlite,
+            super::Place::Tree { .. } => crate::domain::snapshot::SourceKind::Files,
+        };
+        let from = match &item.place {
+            super::Place::Tree { from, .. } => Some(from.clone()),
+            _ => None,
+        };
+        items.push(PlannedItem {
+            source: item.source.clone(),
+            safety_source: item.safety_source.clone(),
+            kind,
+            place: item.place.shown(),
+            reach: item.place.reach(),
+            from,
+            existed: item.place.exists().map_err(|error| untouched(error.into()))?,
+        });
+    }
+    Ok(Plan {
+        purpose: request.purpose,
+        snapshot: request.snapshot.id,
+        snapshot_ns: request.snapshot.time_ns,
+        environment: request.environment.clone(),
+        service: request.service,
+        check: request.check,
+        items,
+    })
+}
+
+/// An act on its way.
+pub(super) struct Run<'a> {
+    pub(super) context: &'a Context<'a>,
+    pub(super) id: ActId,
+    act: Option<Act<'a>>,
+    pub(super) plan: Plan,
+    items: Vec<Item>,
+    replacements: Vec<Replacement>,
+    snapshot: Option<Snapshot>,
+    pub(super) safety: Option<SnapshotId>,
+    /// The last step of the way forward that has begun.
+    pub(super) reached: Step,
+}
+
+impl<'a> Run<'a> {
+    fn begin(context: &'a Context<'a>, plan: Plan, items: Vec<Item>) -> Result<Self, Error> {
+        let entry = entry(Step::Prerequisites, &plan, None, None);
+        let act = context.recorder.begin(ActKind::Restore, &entry)?;
+        Self::of(context, act, plan, items, None, Step::Prerequisites)
+    }
+
+    /// Goes on with an act.
+    pub(super) fn of(
+        context: &'a Context<'a>,
+        act: Act<'a>,
+        plan: Plan,
+        items: Vec<Item>,
+        safety: Option<SnapshotId>,
+        reached: Step,
+    ) -> Result<Self, Error> {
+        let id = act.id();
+        let replacements: Result<Vec<_>, _> =
+            items.iter().zip(&plan.items).map(|(item, p)| item.place.replacement(id, p.existed)).collect();
+        let (act, snapshot) = (Some(act), None);
+        match replacements {
+            Ok(replacements) => Ok(Self { context, id, act, plan, items, replacements, snapshot, safety, reached }),
+            Err(error) if reached <= Step::Safety => {
+                let mut run =
+                    Self { context, id, act, plan, items, replacements: Vec::new(), snapshot, safety, reached };
+                Err(run.untouched(reached, error.into()))
+            }
+            Err(error) => Err(Error::NotRolledBack {
+                act: id,
+                step: reached,
+                source: Box::new(error.into()),
+                back: Vec::new(),
+                places: Vec::new(),
+                safety,
+            }),
+        }
+    }
+
+    /// Writes the next step down; it may begin when this returns.
+    fn note(&mut self, step: Step, cause: Option<String>) -> Result<(), Trouble> {
+        let entry = entry(step, &self.plan, self.safety, cause);
+        let phase = Event::PhaseStarted { phase: phase(step), total_bytes: None, total_items: None };
+        if step <= Step::Settle {
+            self.reached = self.reached.max(step);
+        }
+        if let Some(act) = &mut self.act {
+            act.note(&entry)?;
+        }
+        self.context.observer.event(&phase);
+        Ok(())
+    }
+
+    /// Writes the end down.
+    pub(super) fn finish(&mut self, ending: Ending, cause: Option<String>) -> Result<(), Error> {
+        let mut entry = entry(Step::Finished, &self.plan, self.safety, cause);
+        entry.text = format!("{}: {}", ending.as_str(), entry.text);
+        entry.ending = Some(ending);
+        match self.act.take() {
+            Some(act) => act.finish(&entry).map_err(|error| self.unwritten(error)),
+            None => Ok(()),
+        }
+    }
+
+    fn unwritten(&self, error: RepoError) -> Error {
+        match error {
+            RepoError::ActTaken { act } => Error::TakenOver { act },
+            other => Error::Repository(other),
+        }
+    }
+
+    /// Ends the act: nothing was touched.
+    pub(super) fn untouched(&mut self, step: Step, trouble: Trouble) -> Error {
+        match self.finish(Ending::Refused, Some(describe(&trouble))) {
+            Err(error @ Error::TakenOver { .. }) => error,
+            _ => Error::Untouched { step, source: Box::new(trouble) },
+        }
+    }
+
+    /// Step 2.
+    fn save(&mut self) -> Result<(), Trouble> {
+        let there: Vec<Item> = self.items.iter().zip(&self.plan.items).filter(|(_, p)| p.existed).map(|(i, _)| i.clone()).collect();
+        if there.is_empty() {
+            return Ok(());
+        }
+        self.note(Step::Safety, None)?;
+        let saved = self.context.surroundings.save(&there)?;
+        let message = format!("what is there now is saved as {}", saved.id.short());
+        self.context.observer.event(&Event::Note { code: "restore.safety", message: &message });
+        self.safety = Some(saved.id);
+        Ok(())
+    }
+
+    fn program(
+        &self,
+        processes: &dyn Processes,
+        what: &'static str,
+        program: Option<&Program>,
+    ) -> Result<(), Trouble> {
+        let Some(program) = program else { return Ok(()) };
+        programs::run(processes, program).map(|_| ()).map_err(|source| Trouble::Program { what, source })
+    }
+
+    /// Steps 3 and 4.
+    fn stop_and_stage(&mut self) -> Result<(), Trouble> {
+        self.context.cancel.check()?;
+        if self.plan.service {
+            self.note(Step::ServiceStop, None)?;
+            let service = self.context.surroundings.service(self.plan.environment.as_deref());
+            self.program(self.context.processes, "Stopping the application", service.stop.as_ref())?;
+        }
+        self.note(Step::Restore, None)?;
+        let Some(snapshot) = &self.snapshot else { return Err(Trouble::Interrupted) };
+        for (item, replacement) in self.items.iter().zip(&self.replacements) {
+            self.context.cancel.check()?;
+            let missing = || RepoError::Missing { what: format!("Source {} of the snapshot", item.source) };
+            let source = snapshot.source(&item.source).ok_or_else(missing)?;
+            stage(self.context, snapshot, source, &item.place, replacement)?;
+        }
+        Ok(self.context.cancel.check()?)
+    }
+
+    /// Steps 5, 6 and 7; all of them can be done again.
+    pub(super) fn swap_and_verify(&mut self) -> Result<(), Trouble> {
+        self.note(Step::Swap, None)?;
+        for replacement in &self.replacements {
+            replacement.steps().swap()?;
+        }
+        if self.plan.service {
+            self.note(Step::ServiceStart, None)?;
+            let service = self.context.surroundings.service(self.plan.environment.as_deref());
+            self.program(self.context.processes, "Starting the application", service.start.as_ref())?;
+        }
+        self.note(Step::Verification, None)?;
+        self.context.cancel.check()?;
+        if self.plan.check {
+            let check = self.context.surroundings.check();
+            self.program(self.context.processes, "The check after the restore", check.as_ref())?;
+        }
+        Ok(self.context.cancel.check()?)
+    }
+
+    /// The old is not needed any more.
+    pub(super) fn settle(&mut self) -> Result<Outcome, Error> {
+        match self.note(Step::Settle, None) {
+            Ok(()) => {}
+            Err(Trouble::Repository(RepoError::ActTaken { act })) => return Err(Error::TakenOver { act }),
+            // Not written down that it is settled: the old must stay, and can still be put back.
+            Err(trouble) => return Err(self.back(trouble)),
+        }
+        let mut left = Vec::new();
+        for replacement in &self.replacements {
+            if let Err(error) = replacement.steps().discard_old() {
+                let names = replacement.steps().names();
+                left.push(format!("{} (what was in {} before): {error}", names.old, names.place));
+            }
+        }
+        let cause = (!left.is_empty()).then(|| format!("left behind: {}", left.join("; ")));
+        self.finish(Ending::Restored, cause)?;
+        let places = self.plan.items.iter().map(|item| (item.source.clone(), item.place.clone())).collect();
+        Ok(Outcome { act: self.id, snapshot: self.plan.snapshot, places, safety: self.safety, left })
+    }
+
+    /// Puts back what was there, whatever has been reached.
+    pub(super) fn back(&mut self, trouble: Trouble) -> Error {
+        if let Trouble::Repository(RepoError::ActTaken { act }) = trouble {
+            return Error::TakenOver { act };
+        }
+        let step = self.reached;
+        let cause = describe(&trouble);
+        // A repository that is full or gone must not keep the old from its place: the last entry still says what is to
+        // be taken back.
+        match self.note(Step::Rollback, Some(cause.clone())) {
+            Err(Trouble::Repository(RepoError::ActTaken { act })) => return Error::TakenOver { act },
+            Err(other) => self.warn(&format!("The rollback cannot be written down: {}", describe(&other))),
+            Ok(()) => {}
+        }
+        let problems = self.put_back(step);
+        if problems.is_empty() {
+            return match self.finish(Ending::RolledBack, Some(cause)) {
+                Err(error @ Error::TakenOver { .. }) => error,
+                _ => Error::RolledBack { act: self.id, step, source: Box::new(trouble) },
+            };
+        }
+        let _ = self.note(Step::RollbackFailed, Some(format!("{cause}; then {}", problems.join("; "))));
+        let places = self.replacements.iter().zip(&self.plan.items).map(|(r, planned)| heal::where_is(r, planned));
+        let places = places.collect();
+        let source = Box::new(trouble);
+        Error::NotRolledBack { act: self.id, step, source, back: problems, places, safety: self.safety }
+    }
+
+    /// What could not be put back; empty when the state before is there.
+    fn put_back(&self, reached: Step) -> Vec<String> {
+        let mut problems = Vec::new();
+        let service = self.context.surroundings.service(self.plan.environment.as_deref());
+        if self.plan.service && reached >= Step::ServiceStart {
+            let stopped = self.program(self.context.steady, "Stopping the application", service.stop.as_ref());
+            // Not fatal: whoever is connected is in the way of the swap, which says so.
+            if let Err(trouble) = stopped {
+                self.warn(&describe(&trouble));
+            }
+        }
+        for replacement in self.replacements.iter().rev() {
+            let steps = replacement.steps();
+            if let Err(error) = steps.unswap().and_then(|()| steps.discard_new()) {
+                problems.push(format!("{}: {}", steps.names().place, describe(&Trouble::Replace(error))));
+            }
+        }
+        // An application on top of half of its data would make things worse.
+        if self.plan.service && reached >= Step::ServiceStop && problems.is_empty() {
+            let started = self.program(self.context.steady, "Starting the application", service.start.as_ref());
+            problems.extend(started.err().map(|trouble| describe(&trouble)));
+        }
+        problems
+    }
+
+    fn warn(&self, message: &str) {
+        let event = Event::Warning { code: "restore.rollback", source: None, subject: "", message };
+        self.context.observer.event(&event);
+    }
+}
+
+fn entry(step: Step, plan: &Plan, safety: Option<SnapshotId>, cause: Option<String>) -> Entry {
+    let places: Vec<&str> = plan.items.iter().map(|item| item.place.as_str()).collect();
+    let because = cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default();
+    let text = format!("{} to {}{because}", plan.snapshot.short(), places.join(", "));
+    Entry { state: step, text, plan: plan.clone(), safety, cause, ending: None }
+}
+
+fn phase(step: Step) -> &'static str {
+    match step {
+        Step::Prerequisites => "checking prerequisites",
+        Step::Safety => "saving what is there",
+        Step::ServiceStop => "stopping the application",
+        Step::Restore => "restoring beside",
+        Step::Swap => "swapping",
+        Step::ServiceStart => "starting the application",
+        Step::Verification => "verifying",
+        Step::Settle | Step::Finished => "settling",
+        Step::Rollback | Step::RollbackFailed => "rolling back",
+    }
+}
+
+/// An error with its causes and the last lines of programs, as one line.
+pub(super) fn describe(trouble: &Trouble) -> String {
+    let mut text = trouble.to_string();
+    let mut next = std::error::Error::source(trouble);
+    while let Some(source) = next {
+        let inner = source.to_string();
+        if !text.contains(&inner) {
+            text = format!("{text}: {inner}");
+        }
+        next = source.source();
+    }
+    if let Trouble::Program { source, .. } = trouble
+        && let Some(last) = source.output.lines().last()
+    {
+        text = format!("{text}: {last}");
+    }
+    text
+}

@@ -7,6 +7,7 @@ mod cli_init;
 mod cli_listing;
 mod cli_prune;
 mod cli_repair;
+mod cli_restore_in_place;
 mod cli_settings;
 mod cli_suspect;
 mod cli_two_runs;

@@ -13,7 +13,8 @@ struct Application {
 impl Application {
     fn new(extra: &str) -> Self {
         let (place, cluster) = (Place::with_repository(), Cluster::start());
-        cluster.sql("postgres", "create role app login; create database app owner app");
+        cluster.sql("postgres", "create role app login");
+        cluster.sql("postgres", "create database app owner app");
         cluster.sql(
             "app",
             "create table t (id int primary key, v text); insert into t select g, 'old' || g from generate_series(1, 50) g; \
@@ -37,7 +38,8 @@ impl Application {
 
     /// Changes everything that was saved.
     fn change(&self) {
-        self.cluster.sql("app", "update t set v = 'new'; insert into t values (1000, 'new'); create table added (x int)");
+        self.cluster
+            .sql("app", "update t set v = 'new'; insert into t values (1000, 'new'); create table added (x int)");
         sqlite(&self.place.path("data.db"), "update t set v = 'new'");
         self.place.write("srv/a.txt", "new a");
         self.place.write("srv/new.txt", "new");
@@ -51,7 +53,9 @@ impl Application {
         let journal = sqlite_text(&self.place.path("data.db"), "select v from t");
         let mut files: Vec<String> = crate::support::program::files_below(&self.place.path("srv"))
             .iter()
-            .map(|path| format!("{}={}", path.file_name().unwrap().to_string_lossy(), std::fs::read_to_string(path).unwrap()))
+            .map(|path| {
+                format!("{}={}", path.file_name().unwrap().to_string_lossy(), std::fs::read_to_string(path).unwrap())
+            })
             .collect();
         files.sort();
         [database, journal, files.join(" ")]

@@ -10,8 +10,8 @@ use crate::cli::json::{self, Kind};
 use crate::cli::log::LogLevel;
 use crate::cli::opening;
 
-use crate::cli::settings::{FilesSettings, PostgresSettings, Settings, SourceKindSettings, SourceSettings};
 use crate::catalog::Catalog;
+use crate::cli::settings::{FilesSettings, PostgresSettings, Settings, SourceKindSettings, SourceSettings};
 use crate::domain::snapshot::{FileCounts, SourceKind};
 use crate::domain::units;
 use crate::format::config_object::WriterParameters;

@@ -14,8 +14,8 @@ use crate::domain::id::SnapshotId;
 use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord};
 use crate::domain::time_spec::format_local;
 use crate::ops::in_place::{
-    self, Check, Concern, Context, Direction, Ending, Entry, Error, Healed, Item, Mended, Outcome, Place, Plan, Purpose,
-    Request,
+    self, Check, Concern, Context, Direction, Ending, Entry, Error, Healed, Item, Mended, Outcome, Place, Plan,
+    Purpose, Request,
 };
 use crate::ops::restore::{Kinds, Selection, absolute};
 use crate::repository::acts;
@@ -168,9 +168,10 @@ fn default_rollback(
 
 /// The places of an earlier restore.
 fn items_of(context: &Context<'_>, plan: &Plan, selection: &Selection) -> Result<Vec<Item>, Failure> {
-    let wanted = plan.items.iter().filter(|item| {
-        item.existed && (selection.sources.is_empty() || selection.sources.contains(&item.source))
-    });
+    let wanted = plan
+        .items
+        .iter()
+        .filter(|item| item.existed && (selection.sources.is_empty() || selection.sources.contains(&item.source)));
     let mut items = Vec::new();
     for planned in wanted {
         let mut place = context.surroundings.place(planned).map_err(|reason| {
@@ -341,7 +342,8 @@ fn trees(
         None => roots.iter().map(|root| (root.clone(), root.clone())).collect(),
         Some(path) => {
             let path = text(absolute(path))?;
-            let below = |root: &&String| path == **root || path.starts_with(&format!("{}/", root.trim_end_matches('/')));
+            let below =
+                |root: &&String| path == **root || path.starts_with(&format!("{}/", root.trim_end_matches('/')));
             roots.iter().find(below).map(|root| (path.clone(), root.clone())).into_iter().collect()
         }
     };
@@ -504,11 +506,8 @@ fn report_checks(
 
 fn print(invocation: &Invocation, outcome: &Outcome) {
     if invocation.global.json {
-        let places: Vec<_> = outcome
-            .places
-            .iter()
-            .map(|(source, place)| json!({ "source": source, "place": place }))
-            .collect();
+        let places: Vec<_> =
+            outcome.places.iter().map(|(source, place)| json!({ "source": source, "place": place })).collect();
         let body = json!({
             "act": outcome.act.hex(),
             "snapshot_id": outcome.snapshot.hex(),
@@ -644,7 +643,9 @@ pub(crate) fn status(invocation: &Invocation) -> Result<ExitCode, Failure> {
         places.iter().for_each(|place| invocation.output.line(&format!("  {place}")));
         let hint = match whereabouts {
             Whereabouts::Alive => "  it goes on by itself",
-            Whereabouts::Dead => "  `holdfast rollback` takes it back; any `holdfast restore` brings it to an end first",
+            Whereabouts::Dead => {
+                "  `holdfast rollback` takes it back; any `holdfast restore` brings it to an end first"
+            }
             Whereabouts::Elsewhere => "  run `holdfast rollback` there, or here with --break if that machine is gone",
         };
         invocation.output.line(hint);
@@ -682,7 +683,8 @@ pub(crate) fn failure_of(error: Error) -> Failure {
                 _ => ExitCode::Refused,
             };
             let failure = Failure::new(exit, "restore.unready", message);
-            let failure = failed.iter().fold(failure, |f, check| f.cause(format!("{}: {}", check.subject, check.finding)));
+            let failure =
+                failed.iter().fold(failure, |f, check| f.cause(format!("{}: {}", check.subject, check.finding)));
             failure.hint("nothing was touched; `--check` tests everything again")
         }
         Error::Untouched { source, .. } => untouched(message, *source),

@@ -77,9 +77,7 @@ impl<'i> Net<'i> {
 /// The commands of a service table.
 pub(super) fn service_of(settings: Option<&ServiceSettings>) -> Service {
     let Some(settings) = settings else { return Service::default() };
-    let program = |words: &Option<Vec<String>>| {
-        words.clone().map(|words| Program { words, timeout: settings.timeout })
-    };
+    let program = |words: &Option<Vec<String>>| words.clone().map(|words| Program { words, timeout: settings.timeout });
     Service { stop: program(&settings.stop), start: program(&settings.start), status: program(&settings.status) }
 }
 
@@ -88,11 +86,7 @@ pub(super) fn service_of(settings: Option<&ServiceSettings>) -> Service {
 ///
 /// # Errors
 /// Exit codes 2 and 14.
-pub(super) fn server(
-    invocation: &Invocation,
-    source: &str,
-    to: &str,
-) -> Result<(Connection, ClientSearch), Failure> {
+pub(super) fn server(invocation: &Invocation, source: &str, to: &str) -> Result<(Connection, ClientSearch), Failure> {
     let mut connection = Connection::resolve(to, &invocation.libpq()?)?;
     let settings = invocation.settings()?;
     let configured = settings.sources.iter().find(|s| s.name == source);

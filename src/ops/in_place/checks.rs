@@ -12,9 +12,9 @@ use crate::ops::verify::{self, VerifyError, VerifyOptions, VerifyScope};
 use crate::source::SourceError;
 use crate::source::postgres::client::{self, ClientSearch};
 use crate::source::postgres::connect::Connection;
+use crate::target::replace;
 use crate::target::replace::postgres::{Needs, PostgresReplacement};
 use crate::target::replace::tree::TreeReplacement;
-use crate::target::replace;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -120,11 +120,7 @@ fn source_of<'r>(request: &Request<'r>, item: &Item) -> Result<&'r SourceRecord,
 }
 
 /// Decodes everything that will be restored and compares it with its proof.
-fn data(
-    context: &Context<'_>,
-    request: &Request<'_>,
-    sources: &[(&Item, &SourceRecord)],
-) -> Result<Check, Trouble> {
+fn data(context: &Context<'_>, request: &Request<'_>, sources: &[(&Item, &SourceRecord)]) -> Result<Check, Trouble> {
     let subject = format!("Snapshot {}", request.snapshot.id.short());
     let mut options = VerifyOptions::new(VerifyScope::Snapshots(vec![request.snapshot.id]));
     options.sources = sources.iter().map(|(item, _)| item.source.clone()).collect();
@@ -132,8 +128,7 @@ fn data(
         return Ok(Check::new(Concern::Need, subject, Err("nothing of it can be restored".to_owned())));
     }
     let clock = context.recorder.clock;
-    let report =
-        verify::run(context.reading, &Catalog::none(), &options, clock, context.observer, context.cancel);
+    let report = verify::run(context.reading, &Catalog::none(), &options, clock, context.observer, context.cancel);
     let report = report.map_err(|error| match error {
         VerifyError::Repository(error) => Trouble::Repository(error),
         VerifyError::Cancelled(_) => Trouble::Interrupted,

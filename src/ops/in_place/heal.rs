@@ -84,9 +84,10 @@ fn mend(context: &Context<'_>, story: &Story, standing: Standing, direction: Dir
     };
     let mut items = Vec::new();
     for planned in &last.plan.items {
-        let place = context.surroundings.place(planned).map_err(|reason| {
-            unreachable(Trouble::Unreachable { place: planned.place.clone(), reason })
-        })?;
+        let place = context
+            .surroundings
+            .place(planned)
+            .map_err(|reason| unreachable(Trouble::Unreachable { place: planned.place.clone(), reason }))?;
         let (source, safety_source) = (planned.source.clone(), planned.safety_source.clone());
         items.push(Item { source, safety_source, place });
     }
@@ -134,10 +135,17 @@ pub(super) fn where_is(replacement: &Replacement, planned: &PlannedItem) -> Stri
     let names = steps.names();
     match steps.state() {
         Ok(State::Untouched) => format!("{}: what was there before is in its place", planned.place),
-        Ok(State::Staged) => format!("{}: what was there before is in its place, the new is {}", planned.place, names.new),
-        Ok(State::Swapped) => format!("{}: the new is in its place, what was there before is {}", planned.place, names.old),
+        Ok(State::Staged) => {
+            format!("{}: what was there before is in its place, the new is {}", planned.place, names.new)
+        }
+        Ok(State::Swapped) => {
+            format!("{}: the new is in its place, what was there before is {}", planned.place, names.old)
+        }
         Ok(State::Halfway) => {
-            format!("{}: halfway, what was there before is {} or in its place, the new {}", planned.place, names.old, names.new)
+            format!(
+                "{}: halfway, what was there before is {} or in its place, the new {}",
+                planned.place, names.old, names.new
+            )
         }
         Err(error) => format!(
             "{}: cannot be looked at ({error}); what was there before is in its place or is {}",

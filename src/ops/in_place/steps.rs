@@ -168,7 +168,8 @@ impl<'a> Run<'a> {
 
     /// Step 2.
     fn save(&mut self) -> Result<(), Trouble> {
-        let there: Vec<Item> = self.items.iter().zip(&self.plan.items).filter(|(_, p)| p.existed).map(|(i, _)| i.clone()).collect();
+        let there: Vec<Item> =
+            self.items.iter().zip(&self.plan.items).filter(|(_, p)| p.existed).map(|(i, _)| i.clone()).collect();
         if there.is_empty() {
             return Ok(());
         }
@@ -180,12 +181,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn program(
-        &self,
-        processes: &dyn Processes,
-        what: &'static str,
-        program: Option<&Program>,
-    ) -> Result<(), Trouble> {
+    fn program(&self, processes: &dyn Processes, what: &'static str, program: Option<&Program>) -> Result<(), Trouble> {
         let Some(program) = program else { return Ok(()) };
         programs::run(processes, program).map(|_| ()).map_err(|source| Trouble::Program { what, source })
     }

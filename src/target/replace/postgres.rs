@@ -118,7 +118,8 @@ impl PostgresReplacement {
     pub fn create_new(&self) -> Result<(), Error> {
         let mut client = self.session()?;
         let live = self.place.database();
-        let properties = Properties::read(&mut client, live).map_err(|e| refused("read the properties of", live, &e))?;
+        let properties =
+            Properties::read(&mut client, live).map_err(|e| refused("read the properties of", live, &e))?;
         drop_database(&mut client, &self.new)?;
         let statement = match &properties {
             Some(properties) => properties.create(&self.new),
@@ -137,8 +138,8 @@ impl PostgresReplacement {
     pub fn finish_new(&self) -> Result<(), Error> {
         let mut client = self.session()?;
         let live = self.place.database();
-        let Some(properties) = Properties::read(&mut client, live)
-            .map_err(|error| refused("read the properties of", live, &error))?
+        let Some(properties) =
+            Properties::read(&mut client, live).map_err(|error| refused("read the properties of", live, &error))?
         else {
             return Ok(());
         };
@@ -186,8 +187,16 @@ impl PostgresReplacement {
         }
         for (what, names, catalog) in [
             ("roles", &needs.roles, "select rolname::text from pg_catalog.pg_roles where rolname = any($1)"),
-            ("extensions", &needs.extensions, "select name::text from pg_catalog.pg_available_extensions where name = any($1)"),
-            ("tablespaces", &needs.tablespaces, "select spcname::text from pg_catalog.pg_tablespace where spcname = any($1)"),
+            (
+                "extensions",
+                &needs.extensions,
+                "select name::text from pg_catalog.pg_available_extensions where name = any($1)",
+            ),
+            (
+                "tablespaces",
+                &needs.tablespaces,
+                "select spcname::text from pg_catalog.pg_tablespace where spcname = any($1)",
+            ),
         ] {
             let rows = client.query(catalog, &[names]).map_err(fail)?;
             let there = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>().map_err(fail)?;

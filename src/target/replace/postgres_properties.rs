@@ -188,7 +188,10 @@ mod tests {
     fn settings_are_written_as_they_are_read() {
         assert_eq!(setting_value("work_mem", "64MB"), "'64MB'");
         assert_eq!(setting_value("my.x", "it's, \"so\""), "'it''s, \"so\"'");
-        assert_eq!(setting_value("search_path", "\"$user\", public, \"a \"\"b\"\", c\""), "'$user', 'public', 'a \"b\", c'");
+        assert_eq!(
+            setting_value("search_path", "\"$user\", public, \"a \"\"b\"\", c\""),
+            "'$user', 'public', 'a \"b\", c'"
+        );
         assert_eq!(setting_value("search_path", ""), "''");
         assert_eq!(setting_value("search_path", "\"\""), "''");
         assert_eq!(literal("a\\b"), " E'a\\\\b'");

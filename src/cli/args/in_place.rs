@@ -73,5 +73,9 @@ pub struct ServiceArgs {
 /// Arguments of `status`.
 #[derive(Debug, Clone, Default, Args)]
 #[command(after_help = "\
+Examples:
+  holdfast status
+  holdfast status --json
+
 Shows what is under way or was cut short, who does it, what stands in which place, and how to go on or back.")]
 pub struct StatusArgs {}

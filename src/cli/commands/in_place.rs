@@ -18,12 +18,19 @@ use crate::ops::in_place::{
     Purpose, Request,
 };
 use crate::ops::restore::{Kinds, Selection, absolute};
-use crate::repository::acts;
+use crate::repository::acts::{self, Story};
 use serde_json::json;
 use std::path::PathBuf;
 
 /// Longest name of a source.
 const SOURCE_NAME_MAX: usize = 128;
+
+/// A restore that ended well and saved what was there before.
+struct Past {
+    finished_ns: i64,
+    safety: SnapshotId,
+    plan: Plan,
+}
 
 /// What is to be done, before it is confirmed.
 struct Intent<'a> {
@@ -89,7 +96,7 @@ pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<E
         None => default_rollback(invocation, &repository, &past, &args.in_place)?,
     };
     let selection = Selection { sources: args.scope.sources.clone(), ..Selection::default() };
-    let of_act = past.iter().find(|(_, plan)| plan.0 == chosen.id).map(|(_, plan)| &plan.1);
+    let of_act = past.iter().find(|past| past.safety == chosen.id).map(|past| &past.plan);
     let named = args.in_place.env.clone().or_else(|| of_act.and_then(|plan| plan.environment.clone()));
     let environment = environment(settings, named.as_deref())?;
     let items = match of_act {
@@ -109,40 +116,39 @@ pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<E
 }
 
 /// Finished restores of this repository with a snapshot of what was there before, newest first.
-fn last_restores(context: &Context<'_>) -> Result<Vec<(i64, (SnapshotId, Plan))>, Failure> {
+fn last_restores(context: &Context<'_>) -> Result<Vec<Past>, Failure> {
     let recorder = &context.recorder;
     let stories = acts::list(recorder.store, recorder.keys, Some(ActKind::Restore))?.stories;
-    let mut found: Vec<(i64, (SnapshotId, Plan))> = stories
-        .iter()
-        .filter(|story| story.first().host == recorder.owner.host)
-        .filter_map(|story| {
-            let last = Entry::of(story.last())?;
-            let time_ns = story.last().time_ns;
-            (last.ending == Some(Ending::Restored)).then_some((time_ns, (last.safety?, last.plan)))
-        })
-        .collect();
-    found.sort_by_key(|(time_ns, _)| std::cmp::Reverse(*time_ns));
+    let of_story = |story: &Story| {
+        let last = Entry::of(story.last())?;
+        let finished_ns = story.last().time_ns;
+        let good = last.ending == Some(Ending::Restored);
+        Some(Past { finished_ns, safety: last.safety.filter(|_| good)?, plan: last.plan })
+    };
+    let of_host = stories.iter().filter(|story| story.first().host == recorder.owner.host);
+    let mut found: Vec<Past> = of_host.filter_map(of_story).collect();
+    found.sort_by_key(|past| std::cmp::Reverse(past.finished_ns));
     Ok(found)
 }
 
 fn default_rollback(
     invocation: &Invocation,
     repository: &ReadingRepository,
-    past: &[(i64, (SnapshotId, Plan))],
+    past: &[Past],
     args: &InPlaceArgs,
 ) -> Result<Snapshot, Failure> {
     let snapshots = repository.snapshots()?;
     let tz = &invocation.environment.time_zone;
     let wanted = |plan: &Plan| args.env.is_none() || plan.environment == args.env;
-    let undone = past.iter().filter(|(_, (_, plan))| wanted(plan)).find_map(|(time_ns, (safety, plan))| {
-        let found = snapshots.iter().find(|loaded| loaded.snapshot.id == *safety)?;
-        Some((time_ns, plan, &found.snapshot))
+    let undone = past.iter().filter(|past| wanted(&past.plan)).find_map(|past| {
+        let found = snapshots.iter().find(|loaded| loaded.snapshot.id == past.safety)?;
+        Some((past, &found.snapshot))
     });
-    if let Some((time_ns, plan, snapshot)) = undone {
+    if let Some((past, snapshot)) = undone {
         let text = format!(
             "this undoes the restore of {} at {} by its safety snapshot {}",
-            plan.snapshot.short(),
-            format_local(*time_ns, tz),
+            past.plan.snapshot.short(),
+            format_local(past.finished_ns, tz),
             snapshot.id.short()
         );
         invocation.output.note("rollback.chosen", &text);

@@ -25,29 +25,34 @@ pub struct Uncovered {
 /// # Errors
 /// The offset that `lower` does not cover.
 pub fn compose(upper: &[Run], lower: &[Run]) -> Result<Vec<Run>, u64> {
-    let mut out = Vec::with_capacity(upper.len());
+    let mut out = Vec::with_capacity(upper.len() + lower.len().min(upper.len() * 4));
     let mut at = 0usize;
     for run in upper {
         if run.space != PARENT {
             push(&mut out, run.dst, run.space, run.src, u64::from(run.len));
             continue;
         }
-        at = seek(lower, at, run.src);
-        let mut pos = run.src;
-        let mut dst = run.dst;
-        let end = run.src_end();
-        while pos < end {
-            let Some(low) = lower.get(at).filter(|l| l.dst <= pos && pos < l.dst_end()) else { return Err(pos) };
-            let take = low.dst_end().min(end) - pos;
-            push(&mut out, dst, low.space, low.src + (pos - low.dst), take);
-            pos += take;
-            dst += take;
-            if pos < end {
-                at += 1;
-            }
+        let (start, end) = (run.src, run.src_end());
+        at = seek(lower, at, start);
+        let Some(first) = lower.get(at).filter(|l| l.dst <= start) else { return Err(start) };
+        let skip = start - first.dst;
+        let mut reached = first.dst_end().min(end);
+        push(&mut out, run.dst, first.space, first.src + skip, reached - start);
+        // runs of `lower` are joined already, so what lies between its first and last run is taken over as it is
+        while reached < end {
+            at += 1;
+            let Some(low) = lower.get(at).filter(|l| l.dst == reached) else { return Err(reached) };
+            reached = low.dst_end().min(end);
+            let len = if low.dst_end() == reached { low.len } else { length(reached - low.dst) };
+            out.push(Run { dst: run.dst + (low.dst - start), len, ..*low });
         }
     }
     Ok(out)
+}
+
+/// A part of a run is not longer than the run.
+fn length(part: u64) -> u32 {
+    u32::try_from(part).unwrap_or(u32::MAX)
 }
 
 /// Index of the first run that ends after `pos`, looked for near `hint` first: parents are mostly copied in order.

@@ -82,14 +82,18 @@ pub fn clip(runs: &[Run], cover: &[(u64, u64)], out: &mut Vec<Run>) {
     let mut at = 0;
     for &(start, end) in cover {
         at = skip_before(runs, at, start);
-        while let Some(run) = runs.get(at).filter(|r| r.dst < end) {
-            let from = run.dst.max(start);
-            let to = run.dst_end().min(end);
-            push(out, from, run.space, run.src + (from - run.dst), to - from);
-            if run.dst_end() > end {
-                break;
-            }
-            at += 1;
+        let Some(first) = runs.get(at).filter(|r| r.dst < end) else { continue };
+        let (from, to) = (first.dst.max(start), first.dst_end().min(end));
+        push(out, from, first.space, first.src + (from - first.dst), to - from);
+        if first.dst_end() > end {
+            continue;
+        }
+        // the rest is joined already
+        let after = skip_before(runs, at + 1, end);
+        out.extend_from_slice(runs.get(at + 1..after).unwrap_or_default());
+        at = after;
+        if let Some(last) = runs.get(at).filter(|r| r.dst < end) {
+            out.push(Run { len: u32_of(end - last.dst), ..*last });
         }
     }
 }

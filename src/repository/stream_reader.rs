@@ -415,7 +415,7 @@ impl StreamReader {
                     out.extend_from_slice(now);
                     src += take as u64;
                     left -= take as u64;
-                } else {
+                } else if !self.held.turn_back(run.space, src) {
                     let space = self.space(run.space).unwrap_or_default();
                     let segment = packs.segment(index, space, src)?;
                     self.held.keep(run.space, segment);
@@ -426,14 +426,18 @@ impl StreamReader {
     }
 }
 
-/// The segment last used of each literal space: runs of one space follow each other in it. A long history has hundreds
-/// of spaces in use at any place of the stream; those not used for longest go first.
+/// The two segments last used of each literal space: runs of one space follow each other in it, but where one segment
+/// ends and the next begins they go to and fro for a while. A long history has hundreds of spaces in use at any place of
+/// the stream; those not asked for longest go first.
 #[derive(Debug, Default)]
 struct HeldSegments {
-    by_space: Vec<Option<(Arc<Segment>, u32)>>,
+    by_space: Vec<[Option<HeldSegment>; 2]>,
     bytes: usize,
     tick: u32,
 }
+
+/// A segment and when it was asked for.
+type HeldSegment = (Arc<Segment>, u32);
 
 impl HeldSegments {
     /// The bytes of a space from `src` to the end of what the segment that is held has there; empty when another one is
@@ -441,9 +445,20 @@ impl HeldSegments {
     #[inline]
     fn bytes_at(&self, space: u32, src: u64) -> &[u8] {
         match self.by_space.get(space as usize) {
-            Some(Some((segment, _))) => segment.bytes_at(src),
+            Some([Some((segment, _)), _]) => segment.bytes_at(src),
             _ => &[],
         }
+    }
+
+    /// Takes up the segment before the last again, if it has the byte.
+    fn turn_back(&mut self, space: u32, src: u64) -> bool {
+        let Some(pair) = self.by_space.get_mut(space as usize) else { return false };
+        let found = pair[1].as_mut().filter(|(segment, _)| !segment.bytes_at(src).is_empty());
+        let Some((_, asked)) = found else { return false };
+        self.tick = self.tick.wrapping_add(1);
+        *asked = self.tick;
+        pair.swap(0, 1);
+        true
     }
 
     fn keep(&mut self, space: u32, segment: Arc<Segment>) {
@@ -452,22 +467,23 @@ impl HeldSegments {
         }
         let slot = space as usize;
         if self.by_space.len() <= slot {
-            self.by_space.resize(slot + 1, None);
+            self.by_space.resize_with(slot + 1, || [None, None]);
         }
         self.tick = self.tick.wrapping_add(1);
-        if let Some(place) = self.by_space.get_mut(slot) {
+        if let Some(pair) = self.by_space.get_mut(slot) {
             self.bytes += segment.held_bytes();
-            let old = place.replace((segment, self.tick));
+            pair.swap(0, 1);
+            let old = pair[0].replace((segment, self.tick));
             self.bytes -= old.map_or(0, |(gone, _)| gone.held_bytes());
         }
     }
 
-    /// Drops the half that came first, so that this is seldom needed.
+    /// Drops the half that was asked for first, so that this is seldom needed.
     fn drop_oldest(&mut self) {
-        let mut ticks: Vec<u32> = self.by_space.iter().flatten().map(|(_, tick)| *tick).collect();
+        let mut ticks: Vec<u32> = self.by_space.iter().flatten().flatten().map(|(_, tick)| *tick).collect();
         ticks.sort_unstable();
         let Some(&middle) = ticks.get(ticks.len() / 2) else { return };
-        for place in &mut self.by_space {
+        for place in self.by_space.iter_mut().flatten() {
             if let Some((gone, _)) = place.take_if(|(_, tick)| *tick <= middle) {
                 self.bytes -= gone.held_bytes();
             }

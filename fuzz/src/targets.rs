@@ -10,6 +10,7 @@ use holdfast::cli::settings::{Overrides, Settings};
 use holdfast::domain::id::{
     ActId, ChunkId, CondemnedId, Digest, IndexId, KeySlotId, PackId, RepositoryId, SnapshotId, VersionId,
 };
+use holdfast::domain::original::{self, Original};
 use holdfast::domain::retention::Window;
 use holdfast::domain::selector::Selector;
 use holdfast::domain::snapshot::{Snapshot, SourceKind, SourceRecord, StreamRecord, StreamRole, SystemInfo, TableRows};
@@ -26,7 +27,7 @@ use holdfast::format::records::{
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::format::slice::{self, SliceFrame};
 use holdfast::format::tree::{TreeReader, TreeWriter};
-use holdfast::format::{codec, compress, samples, secret_text, sparse};
+use holdfast::format::{codec, compress, originals, samples, secret_text, sparse};
 use holdfast::recipe::run::{PARENT, Run};
 use holdfast::recipe::sketch::Sketch;
 use holdfast::repository::accepted::Acceptance;
@@ -37,6 +38,9 @@ use holdfast::repository::index::RepositoryIndex;
 use holdfast::repository::pack_reader::{LoadedTable, PackTrailer};
 use holdfast::repository::tombstones::Tombstone;
 use holdfast::source::files::rules::Rules;
+use holdfast::source::original::sql_text::SqlText;
+use holdfast::source::original::tar_format::{self, TarJudge};
+use holdfast::source::original::unpack;
 use holdfast::source::postgres::conninfo;
 use holdfast::source::postgres::dump_format::CustomArchive;
 use holdfast::source::postgres::inspect::Verdict;
@@ -69,6 +73,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ignore_rules", feed: feed_ignore_rules, seeds: seed_ignore_rules },
     Target { name: "index_object", feed: feed_index_object, seeds: seed_index_object },
     Target { name: "key_slot", feed: feed_key_slot, seeds: seed_key_slot },
+    Target { name: "original", feed: feed_original, seeds: seed_original },
+    Target { name: "originals", feed: feed_originals, seeds: seed_originals },
     Target { name: "pack_table", feed: feed_pack_table, seeds: seed_pack_table },
     Target { name: "plain_dump", feed: feed_plain_dump, seeds: seed_plain_dump },
     Target { name: "samples", feed: feed_samples, seeds: seed_samples },
@@ -821,3 +827,101 @@ fn seed_plain_dump() -> Vec<Vec<u8>> {
     let mysql = "\x40-- MySQL dump 10.13  Distrib 8.0.36\n--\nINSERT INTO `t` VALUES (1),(2);\n-- Dump completed on 2026-11-20 14:00:00\n";
     texts(&[postgres, cluster, mysql])
 }
+
+/// Bytes that are unpacked of one input: enough for every seed, and a bomb goes no further.
+const UNPACKED_BYTES_MAX: u64 = 4 << 20;
+
+/// A file of another tool: its name, its packing, and what is in it.
+fn feed_original(input: &[u8]) -> bool {
+    let (at, bytes) = cut(input);
+    let name = String::from_utf8_lossy(bytes.get(..64).unwrap_or(bytes));
+    assert!(!original::read_name(&name).source.is_empty(), "a source has a name");
+    let unpacked = unpack::open(std::io::Cursor::new(bytes.to_vec())).and_then(|(reader, _)| {
+        let mut out = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(reader, UNPACKED_BYTES_MAX), &mut out)?;
+        Ok(out)
+    });
+    let Ok(plain) = unpacked else { return false };
+    let (one, two) = plain.split_at(at.min(plain.len()));
+    if tar_format::is_header(&plain) {
+        let judge = |parts: &[&[u8]]| {
+            let mut judge = TarJudge::default();
+            parts.iter().for_each(|part| judge.feed(part));
+            judge.finish()
+        };
+        let whole = judge(&[&plain]);
+        assert_eq!(whole, judge(&[one, two]), "an archive in two parts is judged in another way");
+        return whole.is_ok();
+    }
+    let judge = |parts: &[&[u8]]| {
+        let mut judge = SqlText::new(&plain);
+        parts.iter().for_each(|part| judge.feed(part));
+        judge.finish()
+    };
+    let whole = judge(&[&plain]);
+    assert_eq!(whole, judge(&[one, two]), "a script in two parts is judged in another way");
+    whole.is_ok()
+}
+
+/// A tar archive of one file and one link, as POSIX has it.
+fn seed_tar() -> Vec<u8> {
+    let member = |name: &str, kind: u8, size: usize, link: &str| {
+        let mut block = vec![0u8; tar_format::BLOCK_BYTES];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[100..107].copy_from_slice(b"0000644");
+        block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+        block[148..156].fill(b' ');
+        block[156] = kind;
+        block[157..157 + link.len()].copy_from_slice(link.as_bytes());
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        block
+    };
+    let fields = b"19 path=../outside\n".to_vec();
+    let mut archive = member("x", b'x', 19, "");
+    archive.extend_from_slice(&fields);
+    archive.resize(1024, 0);
+    archive.extend(member("media/a.txt", b'0', 5, ""));
+    archive.extend_from_slice(b"hello");
+    archive.resize(2048, 0);
+    archive.extend(member("media/link", b'2', 0, "../../etc"));
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
+fn seed_original() -> Vec<Vec<u8>> {
+    let script = b"-- made by hand\nCREATE TABLE t (x int);\nINSERT INTO t VALUES (1);\n";
+    let sqlite = b"PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE t(x);\nCOMMIT;\n";
+    // made by gzip, bzip2 and xz
+    let byte = |at: usize, text: &str| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
+    let hex = |text: &str| (0..text.len()).step_by(2).map(|at| byte(at, text)).collect::<Vec<u8>>();
+    let packed = [GZIP_SEED, BZIP2_SEED, XZ_SEED, ZSTD_SEED].map(hex);
+    let plain = [script.to_vec(), sqlite.to_vec(), seed_tar()];
+    plain.into_iter().chain(packed).map(|bytes| [b"\x40".to_vec(), bytes].concat()).collect()
+}
+
+fn feed_originals(input: &[u8]) -> bool {
+    let found = originals::of(&[(originals::EXTENSION.to_owned(), input.to_vec())]);
+    if let Some(written) = originals::extension(&found) {
+        assert_eq!(originals::of(&[written]), found, "originals are written in another way");
+    }
+    !found.is_empty()
+}
+
+fn seed_originals() -> Vec<Vec<u8>> {
+    let original = Original {
+        source: "app.sql".to_owned(),
+        name: "2024-07-12/app.sql.gz".to_owned(),
+        bytes: 123_456,
+        sha256: Digest([7; 32]),
+        modified_ns: 1_720_441_822_000_000_000,
+        packing: "gzip".to_owned(),
+    };
+    let plain = Original { packing: String::new(), ..original.clone() };
+    originals::extension(&[original, plain]).into_iter().map(|(_, bytes)| bytes).collect()
+}
+const GZIP_SEED: &str = "1f8b0800000000000003730e72750c7155087174f271552851d0a850c8cc2bd1b4e6f2f40b760d0a51f0f40bf1070a8739fa84ba062b6818026500ba1a214532000000";
+const BZIP2_SEED: &str = "425a6839314159265359977bac2d00000adf800010406020083a259f0000210440200054500188d34d1a0d5313d47ea8f4d43d32220f72f7aeaae42a76a0c966dde3c9467303a8512a79b5ec3341a7f8bb9229c28484bbdd6168";
+const XZ_SEED: &str = "fd377a585a000004e6d6b446020021010c0000008f98419c010031435245415445205441424c45207420287820696e74293b0a494e5345525420494e544f20742056414c554553202831293b0a000000ca1c5513163492ed00014a322443c7e21fb6f37d010000000004595a";
+const ZSTD_SEED: &str = "28b52ffd0458910100435245415445205441424c45207420287820696e74293b0a494e5345525420494e544f20742056414c554553202831293b0a45bcb0e8";

@@ -1,8 +1,10 @@
 //! The JSON that scripts read: one versioned envelope, RFC 3339 UTC times, bytes as integers, snake_case names. Fields
 //! are only ever added.
 
+use crate::domain::original::Original;
 use crate::domain::snapshot::{Snapshot, SourceRecord, StreamRecord};
 use crate::domain::time_spec::ns_timestamp;
+use crate::format::originals;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -104,6 +106,7 @@ pub fn snapshot(snapshot: &Snapshot, accepted: bool) -> Value {
         "database_type": databases.first(),
         "tags": snapshot.tags,
         "imported": snapshot.imported,
+        "originals": originals::of(&snapshot.extensions).iter().map(original).collect::<Vec<_>>(),
         "suspect": snapshot.suspect,
         "accepted": accepted,
         "complete": snapshot.is_complete(),
@@ -126,6 +129,18 @@ pub fn snapshot(snapshot: &Snapshot, accepted: bool) -> Value {
         "tool_version": snapshot.system.tool_version,
     });
     object
+}
+
+/// A file that a source was imported from.
+fn original(original: &Original) -> Value {
+    json!({
+        "source": original.source,
+        "name": original.name,
+        "bytes": original.bytes,
+        "sha256": original.sha256.hex(),
+        "modified": time(original.modified_ns),
+        "packing": (!original.packing.is_empty()).then_some(&original.packing),
+    })
 }
 
 /// Plain bytes for each stored byte, to two digits; absent when nothing was stored.

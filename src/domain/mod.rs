@@ -3,6 +3,7 @@
 pub mod act;
 pub mod entry;
 pub mod id;
+pub mod original;
 pub mod retention;
 pub mod selector;
 pub mod snapshot;

@@ -9,6 +9,7 @@ pub mod config_object;
 pub mod envelope;
 pub mod identities;
 pub mod key_slot;
+pub mod originals;
 pub mod records;
 pub mod samples;
 pub mod seal;

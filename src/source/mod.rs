@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod files;
+pub mod original;
 pub mod postgres;
 pub mod process;
 pub mod sqlite;

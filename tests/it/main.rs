@@ -2,7 +2,9 @@
 
 mod arch;
 mod bad_input;
+mod cli_export;
 mod cli_forget;
+mod cli_import;
 mod cli_init;
 mod cli_listing;
 mod cli_prune;

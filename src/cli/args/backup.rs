@@ -122,12 +122,12 @@ fn file_name(text: &str) -> Result<String, String> {
     if bad { Err("a file name without slashes is needed".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-fn plain_text(text: &str) -> Result<String, String> {
+pub(super) fn plain_text(text: &str) -> Result<String, String> {
     let bad = text.trim().is_empty() || text.len() > 255 || text.chars().any(char::is_control);
     if bad { Err("1 to 255 printable characters are needed".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-fn tag(text: &str) -> Result<String, String> {
+pub(super) fn tag(text: &str) -> Result<String, String> {
     let text = plain_text(text)?;
     // `tag:x:/path` must stay readable.
     if text.contains(":/") || text.contains(',') {
@@ -137,7 +137,7 @@ fn tag(text: &str) -> Result<String, String> {
     }
 }
 
-fn class(text: &str) -> Result<String, String> {
+pub(super) fn class(text: &str) -> Result<String, String> {
     let good =
         !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     if good { Ok(text.to_owned()) } else { Err("letters, digits, '.', '_' and '-' are allowed".to_owned()) }

@@ -7,10 +7,12 @@ pub mod accept;
 pub mod backup;
 pub mod config;
 pub mod dump;
+pub mod export;
 pub mod forget;
 pub mod generate;
 pub mod global;
 pub mod history;
+pub mod import;
 pub mod in_place;
 pub mod init;
 pub mod key;
@@ -89,6 +91,10 @@ pub enum Command {
     Status(in_place::StatusArgs),
     /// Write one stream or file of a snapshot to standard output
     Dump(dump::DumpArgs),
+    /// Take in backups that other tools made
+    Import(import::ImportArgs),
+    /// Write a snapshot as plain files, with checksums and a manifest
+    Export(export::ExportArgs),
     /// Prove that what is stored is whole
     #[command(visible_alias = "check")]
     Verify(verify::VerifyArgs),
@@ -136,6 +142,8 @@ impl Command {
             Self::Service(_) => "service",
             Self::Status(_) => "status",
             Self::Dump(_) => "dump",
+            Self::Import(_) => "import",
+            Self::Export(_) => "export",
             Self::Verify(_) => "verify",
             Self::Forget(_) => "forget",
             Self::Remove(_) => "remove",
@@ -164,6 +172,8 @@ impl Command {
             | Self::Rollback(_)
             | Self::Verify(_)
             | Self::Repair(_)
+            | Self::Import(_)
+            | Self::Export(_)
             | Self::Prune(_) => JsonMode::Lines,
             _ => JsonMode::Document,
         }

@@ -5,9 +5,11 @@ pub(crate) mod accept;
 pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod dump;
+pub(crate) mod export;
 pub(crate) mod forget;
 pub(crate) mod generate;
 pub(crate) mod history;
+pub(crate) mod import;
 pub(crate) mod in_place;
 pub(crate) mod init;
 pub(crate) mod key;
@@ -53,6 +55,8 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::History(args) => history::run(invocation, args),
         Command::Key(args) => key::run(invocation, args),
         Command::Config(args) => config::run(invocation, args),
+        Command::Import(args) => import::run(invocation, args),
+        Command::Export(args) => export::run(invocation, args),
         Command::Verify(args) => verify::run(invocation, args),
         Command::Repair(args) => repair::run(invocation, args),
         Command::Completions(args) => generate::completions(invocation, args),

@@ -98,7 +98,7 @@ impl Observer for Listing<'_> {
     }
 }
 
-fn lost_failure(snapshot: &Snapshot, report: &Report) -> Failure {
+pub(super) fn lost_failure(snapshot: &Snapshot, report: &Report) -> Failure {
     let message = format!(
         "Snapshot {} could not be restored completely: {} not restored",
         snapshot.id.short(),

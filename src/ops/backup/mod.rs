@@ -19,16 +19,18 @@ pub use turn::{Holder, Turn, TurnMeans, take_turn};
 use super::cancel::Cancel;
 use super::observer::{Event, Observer};
 use crate::domain::id::{SnapshotId, VersionId};
+use crate::domain::original::Original;
 use crate::domain::snapshot::{GitInfo, Snapshot, SourceKind, SourceRecord, SourceWarning, StreamRole, SystemInfo};
 use crate::domain::system::{Clock, Random};
 use crate::format::config_object::WriterParameters;
-use crate::format::samples;
 use crate::format::seal::Keys;
+use crate::format::{originals, samples};
 use crate::repository::error::RepoError;
 use crate::repository::session::BackupSession;
 use crate::repository::snapshots::LoadedSnapshot;
 use crate::repository::{index_loader, snapshots};
 use crate::source::SourceError;
+use crate::source::original::{Examined, OriginalOptions};
 use crate::source::postgres::client::ClientSearch;
 use crate::source::postgres::connect::Connection;
 use crate::source::process::{ProcessSpec, Processes};
@@ -126,6 +128,23 @@ pub enum SourceFrom {
         /// Name of the stored stream.
         file_name: String,
     },
+    /// A file that another tool left behind; a snapshot with one of these counts as imported.
+    Original(Box<OriginalSource>),
+}
+
+/// A file to import.
+#[derive(Debug)]
+pub struct OriginalSource {
+    /// The file, an absolute path.
+    pub path: PathBuf,
+    /// What an earlier look found it to be.
+    pub examined: Examined,
+    /// How it is read.
+    pub options: OriginalOptions,
+    /// What the snapshot keeps about it.
+    pub original: Original,
+    /// Name of the stored stream.
+    pub file_name: String,
 }
 
 impl std::fmt::Debug for SourceFrom {
@@ -143,6 +162,7 @@ impl SourceFrom {
             Self::Sqlite { .. } => SourceKind::Sqlite,
             Self::Command { .. } => SourceKind::Command,
             Self::Stdin { .. } => SourceKind::Stdin,
+            Self::Original(original) => original.examined.content.kind(),
         }
     }
 
@@ -155,6 +175,7 @@ impl SourceFrom {
             Self::Sqlite { path, .. } => path.to_string_lossy().into_owned(),
             Self::Command { location, .. } => location.clone(),
             Self::Stdin { .. } => "standard input".to_owned(),
+            Self::Original(original) => original.path.to_string_lossy().into_owned(),
         }
     }
 }
@@ -324,7 +345,8 @@ fn save_and_commit(
     let mut failures = Vec::new();
     let mut records = Vec::new();
     let mut proofs = Vec::new();
-    let (mut suspect, mut sampled) = (Vec::new(), Vec::new());
+    let (mut suspect, mut sampled, mut originals) = (Vec::new(), Vec::new(), Vec::new());
+    let imported = request.sources.iter().any(|source| matches!(source.from, SourceFrom::Original(_)));
     for source in request.sources {
         if means.cancel.is_cancelled() {
             return Err(BackupError::Interrupted);
@@ -341,9 +363,18 @@ fn save_and_commit(
             min_sizes: &request.min_sizes,
             tried: RefCell::default(),
         };
+        let original = match &source.from {
+            SourceFrom::Original(from) => Some(from.original.clone()),
+            _ => None,
+        };
         let saved = save_source(&saving, &mut session, source.from, &mut record, &mut proofs);
         record.duration_ms = u64::try_from((now_ns(means.clock) - began) / 1_000_000).unwrap_or(0);
         match saved {
+            Ok(()) if imported => {
+                // what was saved by others, long ago, says nothing about today, and today nothing about it
+                originals.extend(original);
+                means.observer.event(&Event::SourceFinished { source: &name, failure: None });
+            }
             Ok(()) => {
                 let judged = judge::judge(&saving, session.id(), &mut record, saving.tried.take());
                 suspect.extend(judged.suspect);
@@ -393,7 +424,7 @@ fn save_and_commit(
         system: request.system,
         class: request.class,
         tags,
-        imported: false,
+        imported,
         suspect: (!suspect.is_empty()).then(|| suspect.join("; ")),
         git: request.git,
         project_root: request.project_root,
@@ -401,7 +432,7 @@ fn save_and_commit(
         sources: records,
         heads: heads(means.snapshots).map(head).collect(),
         stored_bytes: session.stored_bytes(),
-        extensions: samples::extension(&sampled).into_iter().collect(),
+        extensions: samples::extension(&sampled).into_iter().chain(originals::extension(&originals)).collect(),
     };
     let findings = session.reader().healed();
     session.commit(&snapshot)?;
@@ -487,6 +518,7 @@ fn save_source(
         SourceFrom::Stdin { reader, file_name } => {
             streams::save_stdin(saving, session, reader, &file_name, record, proofs)
         }
+        SourceFrom::Original(original) => streams::save_original(saving, session, *original, record, proofs),
     }
 }
 

@@ -2,13 +2,14 @@
 
 use super::prove::Proving;
 use super::sample::Sampler;
-use super::{SaveError, Saving};
+use super::{OriginalSource, SaveError, Saving};
 use crate::domain::id::Digest;
 use crate::domain::snapshot::{SourceRecord, StreamRecord, StreamRole};
 use crate::ops::observer::{Event, Progress};
 use crate::repository::session::BackupSession;
 use crate::repository::stream_writer::{StreamSettings, StreamWriter};
 use crate::source::command::{CommandStream, StdinStream};
+use crate::source::original::OriginalStream;
 use crate::source::postgres::client::{self, ClientSearch};
 use crate::source::postgres::connect::Connection;
 use crate::source::postgres::dump::{self, DumpOptions, Globals};
@@ -202,6 +203,24 @@ pub(super) fn save_stdin(
 ) -> Result<(), SaveError> {
     let stream = StdinStream::new(reader, Some(saving.means.cancel.flag()));
     let place = Place { role: StreamRole::Data, file_name };
+    let proof = save_stream(saving, session, Box::new(stream), &place, record, proofs)?;
+    take_proof(saving, record, proof);
+    Ok(())
+}
+
+/// A file that another tool left behind: its bytes, unpacked.
+pub(super) fn save_original(
+    saving: &Saving<'_>,
+    session: &mut BackupSession,
+    from: OriginalSource,
+    record: &mut SourceRecord,
+    proofs: &mut Vec<Proving>,
+) -> Result<(), SaveError> {
+    let packing = from.examined.packing.as_str();
+    let packed = if packing.is_empty() { String::new() } else { format!(", {packing}") };
+    record.reader_version = format!("{}{packed}", from.examined.content.as_str());
+    let stream = OriginalStream::open(&from.path, &from.options, from.examined)?;
+    let place = Place { role: StreamRole::Data, file_name: &from.file_name };
     let proof = save_stream(saving, session, Box::new(stream), &place, record, proofs)?;
     take_proof(saving, record, proof);
     Ok(())

@@ -379,7 +379,7 @@ impl Import<'_> {
             store: Arc::clone(&means.store),
             keys: Arc::clone(&means.keys),
             random: Arc::clone(&means.random),
-            parameters: means.parameters.clone(),
+            parameters: means.parameters,
             own_folders: &[],
             clock: means.clock,
             processes: means.processes,

@@ -329,9 +329,13 @@ impl TarJudge {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let whole = self.block.is_empty() && matches!(self.state, State::HalfEnd | State::End);
         // what fills up the last record may be cut by tools that copy tapes, the mark of the end may not
-        if !whole && !(self.state == State::End && self.block.iter().all(|b| *b == 0)) {
+        let is_whole = match self.state {
+            State::End => self.block.iter().all(|b| *b == 0),
+            State::HalfEnd => self.block.is_empty(),
+            _ => false,
+        };
+        if !is_whole {
             return Err("is a truncated tar archive: it ends without its end mark".to_owned());
         }
         if self.members == 0 {

@@ -16,6 +16,7 @@ use crate::domain::time_spec::Context;
 use crate::fsio::system::RealRandom;
 use crate::ops::cancel::Cancel;
 use crate::ops::observer::Observer;
+use crate::ops::patience::Patience;
 use crate::source::postgres::connect::LibpqEnvironment;
 use crate::source::process::SystemProcesses;
 use std::sync::atomic::AtomicBool;
@@ -103,6 +104,16 @@ impl Invocation {
             let options = ProgressOptions { disabled: self.global.no_progress, fps, wants_line };
             ProgressView::start(Arc::clone(&self.output), options)
         })
+    }
+
+    /// How long another maintenance run is waited for.
+    pub(crate) fn patience(&self) -> Patience<'_> {
+        Patience {
+            longest: self.global.retry_lock,
+            random: &self.random,
+            observer: self.observer(),
+            cancel: &self.cancel,
+        }
     }
 
     /// Now and here, for times that people write.

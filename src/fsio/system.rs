@@ -1,6 +1,8 @@
 //! Randomness from the system's cryptographic generator.
 
 use crate::domain::system::Random;
+use rustix::io::Errno;
+use rustix::rand::GetRandomFlags;
 
 /// The generator for identifiers and keys.
 #[derive(Debug, Clone, Copy, Default)]
@@ -11,8 +13,17 @@ impl Random for RealRandom {
     /// When the operating system has no random bytes to give. No identifier or key could be trusted then, so there is
     /// nothing sensible to go on with.
     fn fill(&self, buffer: &mut [u8]) {
-        let filled = aws_lc_rs::rand::fill(buffer);
-        assert!(filled.is_ok(), "the operating system gives no random bytes");
+        // Straight from the system: a generator of our own would have to be seeded, which costs tens of milliseconds in
+        // every short command, and would have to notice when the process forks.
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let filled = match rustix::rand::getrandom(&mut *rest, GetRandomFlags::empty()) {
+                Err(Errno::INTR) => 0,
+                other => other.unwrap_or(usize::MAX),
+            };
+            assert!(filled <= rest.len(), "the operating system gives no random bytes");
+            rest = rest.split_at_mut(filled).1;
+        }
     }
 }
 

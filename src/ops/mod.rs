@@ -11,6 +11,7 @@ pub mod import;
 pub mod in_place;
 pub mod ls;
 pub mod observer;
+pub mod patience;
 #[cfg(test)]
 mod planted_fault_tests;
 pub mod proof;

@@ -1,8 +1,15 @@
 //! Two runs at once: of one source the second waits, says for whom, and gives up in time; others run side by side.
 
-use crate::support::program::{Place, Ran, files_below};
+use crate::support::program::{PASSWORD, Place, Ran, files_below};
+use holdfast::domain::id::SnapshotId;
+use holdfast::format::key_slot::Secret;
+use holdfast::repository::open;
+use holdfast::repository::session::{Announced, SessionStart};
+use holdfast::storage::WriteStore;
+use holdfast::storage::local::LocalStore;
 use serde_json::Value;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Starts a backup of what a shell prints.
@@ -125,4 +132,46 @@ fn runs_that_start_at_the_same_moment_go_on_one_by_one() {
     assert_eq!(times(&place).len(), 5);
     one_by_one(&place);
     place.run(["verify", "--read-data"]).good();
+}
+
+/// A maintenance run of this process that has only just begun.
+fn maintenance(place: &Place) -> Announced {
+    let secret = Secret::Passphrase(zeroize::Zeroizing::new(PASSWORD.as_bytes().to_vec()));
+    let store = Arc::new(LocalStore::open(&place.path("repository")).unwrap());
+    let opened = open::open(store, Some(&secret)).unwrap();
+    let start = SessionStart {
+        id: SnapshotId([7; 16]),
+        host: "elsewhere".to_owned(),
+        process: std::process::id(),
+        started_ns: 0,
+        sources: Vec::new(),
+    };
+    Announced::new(opened.store as Arc<dyn WriteStore>, opened.keys, &start).unwrap()
+}
+
+#[test]
+fn prune_and_repair_wait_for_each_other() {
+    let place = Place::with_repository();
+    place.backup(["--stdin-from-command", "--", "echo", "one"]);
+    for words in [&["prune"][..], &["repair", "packs"]] {
+        if words == ["repair", "packs"] {
+            // a repair that finds nothing needs no turn
+            let pack = files_below(&place.path("repository/packs")).remove(0);
+            let mut bytes = std::fs::read(&pack).unwrap();
+            bytes[100] ^= 1;
+            std::fs::write(&pack, bytes).unwrap();
+        }
+        let other = maintenance(&place);
+        let impatient = place.run(words.iter().copied().chain(["--retry-lock", "0s"]));
+        impatient.failed(11, "--retry-lock");
+        assert!(impatient.stderr.contains("elsewhere") && !impatient.stderr.contains("Waiting"), "{impatient:?}");
+        let waiting = place.command(words.iter().copied().chain(["--retry-lock", "60s"]));
+        let mut waiting = { waiting }.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(waiting.try_wait().unwrap().is_none(), "{words:?} did not wait");
+        drop(other);
+        let ran = end(waiting);
+        assert!(ran.stderr.contains("Waiting up to") && ran.stderr.contains("elsewhere"), "{ran:?}");
+        assert_ne!(ran.code, 11, "{ran:?}");
+    }
 }

@@ -53,7 +53,11 @@ pub(crate) fn prune(invocation: &Invocation, listing: &Listing, limits: &PruneLi
         full: limits.full,
         max_repack_bytes: limits.max_repack_size.or(settings.max_repack_bytes),
     };
-    let mut report = prune::run(&means, &options).map_err(failure)?;
+    let busy = |error: &PruneError| match error {
+        PruneError::Busy { who } => Some(who.clone()),
+        _ => None,
+    };
+    let mut report = invocation.patience().attempt(busy, || prune::run(&means, &options)).map_err(failure)?;
     let kept = acts_kept_since(invocation)?;
     report.acts_removed = acts::remove_finished(&**store, keys, &kept, options.dry_run)?;
     Ok(report)
@@ -85,7 +89,8 @@ fn failure(error: PruneError) -> Failure {
             .cause(reason.clone())
             .hint("nothing was deleted, the old form is untouched; run `holdfast verify --read-data`"),
         PruneError::Busy { .. } => {
-            of(ExitCode::Locked, "prune.busy").hint("wait until it is over; backups and restores need not wait")
+            of(ExitCode::Locked, "prune.busy")
+                .hint("run it again when it is over, or let it wait longer with --retry-lock DURATION; backups and restores need not wait")
         }
         PruneError::Cancelled(cancelled) => Failure::from(*cancelled),
     }

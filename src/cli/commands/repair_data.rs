@@ -59,7 +59,7 @@ pub(crate) fn snapshots(invocation: &Invocation, args: &SnapshotsArgs) -> Result
 fn with_means<T>(
     invocation: &Invocation,
     listing: &Listing,
-    act: impl FnOnce(&RepairMeans<'_>) -> Result<T, RepairError>,
+    act: impl Fn(&RepairMeans<'_>) -> Result<T, RepairError>,
 ) -> Result<T, Failure> {
     let repository = &listing.repository;
     let id = repository.config.repository;
@@ -77,7 +77,11 @@ fn with_means<T>(
         host: invocation.environment.host.clone(),
         process_id: std::process::id(),
     };
-    act(&means).map_err(failure)
+    let busy = |error: &RepairError| match error {
+        RepairError::Busy { who } => Some(who.clone()),
+        _ => None,
+    };
+    invocation.patience().attempt(busy, || act(&means)).map_err(failure)
 }
 
 fn failure(error: RepairError) -> Failure {
@@ -92,7 +96,8 @@ fn failure(error: RepairError) -> Failure {
         RepairError::NoSuchPack { .. } => of(ExitCode::Usage, "repair.no_such_pack")
             .hint("`holdfast verify --read-data` names damaged packs; `holdfast repair index` finds those that the index lost"),
         RepairError::Busy { .. } => {
-            of(ExitCode::Locked, "repair.busy").hint("wait until it is over; backups and restores need not wait")
+            of(ExitCode::Locked, "repair.busy")
+                .hint("run it again when it is over, or let it wait longer with --retry-lock DURATION")
         }
         RepairError::NotProved { reason, .. } => of(ExitCode::Damaged, "repair.not_proved")
             .cause(reason.clone())

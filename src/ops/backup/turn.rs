@@ -20,6 +20,7 @@ use crate::domain::units::format_duration;
 use crate::format::seal::Keys;
 use crate::ops::cancel::Cancel;
 use crate::ops::observer::{Event, Observer};
+use crate::ops::patience;
 use crate::repository::error::RepoError;
 use crate::repository::session::{self, Announced, SessionStart};
 use crate::storage::{ErrorKind, ObjectName, SessionPart, WriteStore};
@@ -33,8 +34,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY_AT_THE_DOOR: Duration = Duration::from_millis(20);
 /// How long a run stays at the door at least, even if it may not wait for others.
 const AT_THE_DOOR_MAX: Duration = Duration::from_secs(10);
-/// How often the wish to stop is looked at.
-const CANCEL_EVERY: Duration = Duration::from_millis(50);
 
 /// What a run needs to take its turn.
 pub struct TurnMeans<'a> {
@@ -202,17 +201,7 @@ fn wait(
 }
 
 fn pause(means: &TurnMeans<'_>, length: Duration) -> Result<(), BackupError> {
-    let until = Instant::now() + length;
-    loop {
-        if means.cancel.is_cancelled() {
-            return Err(BackupError::Interrupted);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        std::thread::sleep(left.min(CANCEL_EVERY));
-    }
+    patience::pause(means.cancel, length).map_err(|_| BackupError::Interrupted)
 }
 
 /// Living runs of the same sources on the same host, the one that began first at the front, and which have gone on.

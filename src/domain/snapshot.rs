@@ -3,6 +3,9 @@
 use super::id::{Digest, SnapshotId, VersionId};
 use serde::{Deserialize, Serialize};
 
+/// The class of snapshots of what stood in a place before a restore replaced it. They often hold what was broken, so they
+/// are never `latest`, no measure for later backups, and not judged themselves.
+pub const PRE_RESTORE: &str = "pre-restore";
 /// Code of the finding that says: the third suspect in a row that is like the two before it.
 pub const NEW_NORMAL: &str = "suspect.new_normal";
 

@@ -31,7 +31,8 @@ impl Application {
             cluster.path("").display(),
             folder = folder.display(),
         );
-        place.write("holdfast.toml", config.replace("FOLDER", &folder.display().to_string()));
+        let config = config.replace("FOLDER", &folder.display().to_string());
+        place.write("holdfast.toml", config.replace("SOCKET", &cluster.path("").display().to_string()));
         place.run(["backup"]).good();
         Self { place, cluster }
     }
@@ -91,6 +92,51 @@ fn sqlite_text(path: &Path, query: &str) -> String {
     rusqlite::Connection::open(path).unwrap().query_row(query, [], |row| row.get(0)).unwrap()
 }
 
+/// Writes down each call; `fail-WORD` and `hang-WORD` in the folder make it fail or hang.
+const SERVICE: &str = r#"
+[service]
+stop = ["FOLDERservice", "stop"]
+start = ["FOLDERservice", "start"]
+status = ["FOLDERservice", "status"]
+timeout = "3s"
+[restore]
+post_restore_check = ["FOLDERservice", "check"]
+check_timeout = "3s"
+[env.staging]
+targets = { db = "host=SOCKET dbname=staging user=postgres", code = "FOLDERstaging" }
+service = { stop = ["FOLDERservice", "stop-staging"], start = ["FOLDERservice", "start-staging"] }
+[env.live]
+production = true
+targets = { db = "host=SOCKET dbname=app user=postgres" }
+"#;
+const SCRIPT: &str = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho \"$1\" >> service.log\n\
+    test -e \"hang-$1\" && sleep 60\ntest -e \"fail-$1\" && { echo \"$1 says no\" >&2; exit 3; }\n\
+    test -e \"fail-once-$1\" && { rm \"fail-once-$1\"; exit 4; }\nexit 0\n";
+
+impl Application {
+    fn with_service() -> Self {
+        let application = Self::new(SERVICE);
+        let script = application.place.write("service", SCRIPT);
+        std::fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        application.change();
+        application
+    }
+
+    /// What the application was told since the last call.
+    fn service_log(&self) -> String {
+        let path = self.place.path("service.log");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let _ = std::fs::remove_file(path);
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Ending and state of the newest restore, as the history has it.
+    fn history(&self) -> String {
+        let ran = self.place.run(["history", "restore", "--json"]);
+        ran.good().json()["history"].to_string()
+    }
+}
+
 #[test]
 fn everything_goes_back_and_rollback_undoes_it() {
     let application = Application::new("");
@@ -103,9 +149,216 @@ fn everything_goes_back_and_rollback_undoes_it() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains("restored") && ran.stderr.contains("rollback"), "{ran:?}");
     application.is_old();
-    let ran = place.run(["rollback", "--yes"]);
-    assert_eq!(ran.code, 0, "{ran:?}");
+    // What was saved before a restore is not what `latest` means.
+    place.run(["restore", "latest", "--yes"]).good();
+    application.is_old();
+    place.run(["rollback", "--yes"]).good();
+    let ran = place.run(["rollback", "class:pre-restore", "--check"]);
+    assert!(ran.good().stdout.contains("ok "), "{ran:?}");
+    let snapshots = place.run(["snapshots", "--json"]).good().json();
+    let saved = |s: &&serde_json::Value| s["class"] == "pre-restore";
+    let mut saved: Vec<_> = snapshots["snapshots"].as_array().unwrap().iter().filter(saved).collect();
+    saved.sort_by_key(|s| s["time"].as_str().unwrap().to_owned());
+    place.run(["rollback", saved[0]["id"].as_str().unwrap(), "--yes"]).good();
     application.is_new();
     let status = place.run(["status"]);
     assert_eq!((status.code, status.stdout.as_str()), (0, ""), "{status:?}");
+}
+
+#[test]
+fn the_application_is_stopped_started_and_asked() {
+    let application = Application::with_service();
+    let place = &application.place;
+    place.run(["restore", "latest", "--yes"]).good();
+    application.is_old();
+    assert_eq!(application.service_log(), "stop start check");
+    place.run(["service", "status"]).good();
+    assert_eq!(application.service_log(), "status");
+    place.write("fail-status", "");
+    place.run(["service", "status"]).failed(1, "status");
+    place.run(["service", "stop", "--env", "live"]).failed(2, "No command");
+}
+
+#[test]
+fn whatever_the_application_does_wrong_puts_the_old_back() {
+    let application = Application::with_service();
+    let place = &application.place;
+    for (flag, words, log) in [
+        ("fail-check", "check says no", "stop start check stop start"),
+        ("hang-check", "did not end within 3", "stop start check stop start"),
+        ("fail-once-start", "exited with status 4", "stop start stop start"),
+        ("fail-stop", "stop says no", "stop start"),
+        ("hang-stop", "did not end within 3", "stop start"),
+    ] {
+        let flag = place.write(flag, "");
+        application.service_log();
+        let ran = place.run(["restore", "latest", "--yes"]);
+        ran.failed(21, words);
+        application.is_new();
+        assert_eq!(application.service_log(), log, "{ran:?}");
+        assert!(application.history().contains("rolled-back"), "{}", application.history());
+        let _ = std::fs::remove_file(flag);
+    }
+    // The data is back, the application does not come up: that is for somebody to look at.
+    let flag = place.write("fail-start", "");
+    let ran = place.run(["restore", "latest", "--yes"]);
+    ran.failed(22, "start says no");
+    application.is_new();
+    let status = place.run(["status"]).good().stdout.clone();
+    assert!(status.contains("rollback-failed") && status.contains("what was there before is in its place"), "{status}");
+    std::fs::remove_file(flag).unwrap();
+    let ran = place.run(["rollback"]);
+    assert!(ran.good().stderr.contains("is in its place again"), "{ran:?}");
+    assert_eq!(place.run(["status"]).good().stdout, "");
+}
+
+#[test]
+fn a_test_touches_nothing_and_names_what_is_wrong() {
+    let application = Application::with_service();
+    let place = &application.place;
+    let ran = place.run(["restore", "latest", "--check"]);
+    assert!(ran.good().stdout.lines().all(|line| line.starts_with("ok ")), "{ran:?}");
+    application.cluster.sql("app", "reassign owned by app to postgres");
+    application.cluster.sql("postgres", "alter database app owner to postgres");
+    application.cluster.sql("postgres", "drop role app");
+    let ran = place.run(["restore", "latest", "--check"]);
+    assert_eq!(ran.code, 24, "{ran:?}");
+    assert!(ran.stdout.contains("FAIL") && ran.stdout.contains("roles that the server does not have: app"), "{ran:?}");
+    place.run(["restore", "latest", "--yes"]).failed(24, "roles that the server does not have: app");
+    application.is_new();
+    assert_eq!(application.service_log(), "");
+    // A repository must not move away with the tree that holds it.
+    let ran = place.run(["restore", "latest:/", "--check", "--source", "code"]);
+    assert_ne!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn another_environment_has_its_own_places_and_application() {
+    let application = Application::with_service();
+    let place = &application.place;
+    application.cluster.sql("postgres", "create database staging");
+    application.cluster.sql("staging", "create table t (id int, v text); insert into t values (1, 'staging')");
+    place.write("staging/a.txt", "staging a");
+    place.run(["restore", "latest", "--env", "stagin"]).failed(2, "did you mean 'staging'?");
+    place.run(["restore", "latest", "--env", "staging"]).failed(2, "journal");
+    place.run(["restore", "latest", "--env", "staging", "--source", "db", "--source", "code", "--yes"]).good();
+    let text = |database: &str| -> String {
+        application.cluster.session(database).query_one("select v from t where id = 1", &[]).unwrap().get(0)
+    };
+    assert_eq!((text("staging"), text("app")), ("old1".to_owned(), "new".to_owned()));
+    assert_eq!(std::fs::read_to_string(place.path("staging/a.txt")).unwrap(), "old a");
+    assert_eq!(std::fs::read_to_string(place.path("srv/a.txt")).unwrap(), "new a");
+    assert_eq!(application.service_log(), "stop-staging start-staging check");
+    // What was there is saved under a name of its own.
+    let snapshots = place.run(["snapshots", "--json", "--source", "db.staging"]).good().json();
+    assert_eq!(snapshots["snapshots"].as_array().unwrap().len(), 1);
+    place.run(["rollback", "--yes"]).good();
+    assert_eq!(text("staging"), "staging");
+    assert_eq!(std::fs::read_to_string(place.path("staging/a.txt")).unwrap(), "staging a");
+    // Production is named.
+    place.run(["restore", "latest", "--env", "live", "--source", "db"]).failed(17, "production");
+    assert_eq!(text("app"), "new");
+    place.run(["restore", "latest", "--env", "live", "--source", "db", "--yes"]).good();
+    assert_eq!(text("app"), "old1");
+}
+
+#[test]
+fn a_database_keeps_what_belongs_to_it_and_loses_its_sessions() {
+    let application = Application::with_service();
+    let (place, cluster) = (&application.place, &application.cluster);
+    cluster.sql(
+        "postgres",
+        "create role reader; grant connect on database app to reader; comment on database app is 'it''s'",
+    );
+    for statement in [
+        "alter database app set search_path to app, \"$user\", public",
+        "alter database app set work_mem to '7MB'",
+        "alter role reader in database app set work_mem to '8MB'",
+        "alter database app connection limit 17",
+        "revoke temporary on database app from public",
+        "alter database app set default_transaction_read_only to on",
+    ] {
+        cluster.sql("postgres", statement);
+    }
+    let facts = "select jsonb_build_object('owner', pg_get_userbyid(datdba), 'limit', datconnlimit, 'acl', datacl::text, \
+        'comment', shobj_description(d.oid, 'pg_database'), 'collate', datcollate, 'settings', (select \
+        jsonb_agg(jsonb_build_array(setrole::regrole::text, setconfig) order by setrole) from pg_db_role_setting where \
+        setdatabase = d.oid))::text from pg_database d where datname = 'app'";
+    let facts = || -> String { cluster.session("postgres").query_one(facts, &[]).unwrap().get(0) };
+    let before = facts();
+    let mut busy = cluster.session("app");
+    busy.simple_query("select 1").unwrap();
+    let ran = place.run(["restore", "latest", "--source", "db", "--yes"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(facts(), before);
+    assert!(busy.simple_query("select 1").is_err());
+    assert_eq!(application.state()[0], "50 old1");
+    // A database that is gone is made again, and nobody is asked.
+    cluster.sql("postgres", "drop database app");
+    place.run(["restore", "latest", "--source", "db"]).good();
+    assert_eq!(application.state()[0], "50 old1");
+    // Another database is replaced when that is said.
+    cluster.sql("postgres", "create database other");
+    let other = cluster.url("other");
+    place.run(["restore", "latest", "--source", "db", "--to", &other]).failed(24, "exists");
+    place.run(["restore", "latest", "--source", "db", "--to", &other, "--clean"]).failed(17, "confirmation");
+    place.run(["restore", "latest", "--source", "db", "--to", &other, "--clean", "--yes"]).good();
+    let rows: i64 = cluster.session("other").query_one("select count(*) from t", &[]).unwrap().get(0);
+    assert_eq!(rows, 50);
+}
+
+#[test]
+fn two_restores_of_one_place_do_not_meet() {
+    let application = Application::with_service();
+    let place = &application.place;
+    place.write("hang-stop", "");
+    let mut first = place.command(["restore", "latest", "--yes"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    while !place.path("service.log").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let status = place.run(["status"]).good().stdout.clone();
+    assert!(status.contains("under way") && status.contains("service-stop"), "{status}");
+    place.run(["restore", "latest", "--yes"]).failed(11, "Another run works on");
+    first.wait().unwrap();
+    application.is_new();
+}
+
+/// Steps at which a run is killed, and what a run afterwards makes of it.
+#[test]
+fn a_run_killed_at_any_step_is_brought_to_an_end() {
+    for forward in [false, true] {
+        for entries in 1..=8 {
+            let application = Application::with_service();
+            let place = &application.place;
+            let mut child = place
+                .command(["restore", "latest", "--yes"])
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let acts = place.path("repository/acts");
+            let written = || std::fs::read_dir(&acts).map_or(0, std::iter::Iterator::count);
+            while written() < entries && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(std::time::Duration::from_micros(300));
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let status = place.run(["status"]).good().stdout.clone();
+            if forward {
+                // Whatever was cut short is finished first, then it is restored once more.
+                let ran = place.run(["restore", "latest", "--yes"]);
+                assert_eq!(ran.code, 0, "{entries} {status}: {ran:?}");
+                application.is_old();
+            } else {
+                place.run(["rollback", "--yes"]);
+                let state = application.state();
+                assert!(["50 old1", "51 new"].contains(&state[0].as_str()), "{entries} {status}: {state:?}");
+                match state[0].as_str() {
+                    "50 old1" => application.is_old(),
+                    _ => application.is_new(),
+                }
+            }
+            assert_eq!(place.run(["status"]).good().stdout, "", "{entries} {status}");
+        }
+    }
 }

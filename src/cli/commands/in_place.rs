@@ -1,6 +1,6 @@
 //! `restore` over what is there, `rollback`, `service` and `status`.
 
-use super::net::{self, Net, PRE_RESTORE};
+use super::net::{self, Net};
 use crate::cli::args::in_place::{InPlaceArgs, RollbackArgs, ServiceAction, ServiceArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::exit_code::ExitCode;
@@ -11,7 +11,7 @@ use crate::cli::opening::{self, Chosen, ReadingRepository};
 use crate::cli::settings::{Settings, SourceKindSettings, SourceSettings, TargetSettings, nearest};
 use crate::domain::act::{ActKind, Whereabouts};
 use crate::domain::id::SnapshotId;
-use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord};
+use crate::domain::snapshot::{PRE_RESTORE, Snapshot, SourceKind, SourceRecord};
 use crate::domain::time_spec::format_local;
 use crate::ops::in_place::{
     self, Check, Concern, Context, Direction, Ending, Entry, Error, Healed, Item, Mended, Outcome, Place, Plan,

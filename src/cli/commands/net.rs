@@ -6,7 +6,7 @@ use crate::cli::invocation::Invocation;
 use crate::cli::opening::ReadingRepository;
 use crate::cli::settings::{ServiceSettings, SourceKindSettings};
 use crate::domain::act::{Census, Owner};
-use crate::domain::snapshot::{Snapshot, SourceKind};
+use crate::domain::snapshot::{PRE_RESTORE, Snapshot, SourceKind};
 use crate::fsio::census::SystemCensus;
 use crate::ops::backup::{BackupRequest, SourceFrom, SourceRequest};
 use crate::ops::in_place::{Context, Item, Place, PlannedItem, Program, SaveError, Service, Surroundings};
@@ -17,9 +17,6 @@ use crate::source::postgres::connect::Connection;
 use crate::source::process::SystemProcesses;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-
-/// The class of snapshots of what was there before a restore.
-pub(super) const PRE_RESTORE: &str = "pre-restore";
 
 /// An open repository with what restores in place need beside it.
 pub(super) struct Net<'i> {
@@ -135,6 +132,11 @@ impl Surroundings for Net<'_> {
         let settings = &self.invocation.settings().ok()?.sections.restore;
         let words = settings.post_restore_check.clone()?;
         Some(Program { words, timeout: settings.check_timeout })
+    }
+
+    fn own_folders(&self) -> Vec<PathBuf> {
+        let settings = self.invocation.settings().map(|settings| vec![settings.repository.value.clone()]);
+        settings.unwrap_or_default()
     }
 
     fn save(&self, items: &[Item]) -> Result<Snapshot, SaveError> {

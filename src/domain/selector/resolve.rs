@@ -3,7 +3,7 @@
 //! * An id, or the beginning of exactly one, finds any snapshot; the scope does not matter.
 //! * Everything else works within one series. A scope that names sources makes the series "this host and these
 //!   sources": then every snapshot that holds all of them belongs to it, whatever else it holds.
-//! * `latest` skips imported snapshots and those in which a source of the series failed or looked wrong.
+//! * `latest` skips imported snapshots, those saved before a restore, and those in which a source of the series failed or looked wrong.
 //! * `@TIME`, `tag:` and `class:` also find suspect and imported snapshots. They prefer snapshots without a failed
 //!   source, and take one with a failed source only when nothing else matches.
 //! * The exact second finds any snapshot of the scope.
@@ -11,7 +11,7 @@
 
 use super::{Selector, Which};
 use crate::domain::id::SnapshotId;
-use crate::domain::snapshot::{Series, Snapshot};
+use crate::domain::snapshot::{PRE_RESTORE, Series, Snapshot};
 use crate::domain::time_spec::{format_local, ns_timestamp};
 use jiff::tz::TimeZone;
 
@@ -51,6 +51,13 @@ impl From<&Snapshot> for SnapshotSummary {
             },
             failed_sources: snapshot.sources.iter().filter(|s| s.failure.is_some()).map(|s| s.name.clone()).collect(),
         }
+    }
+}
+
+impl SnapshotSummary {
+    /// True for what never is `latest`: imports, and what was saved before a restore.
+    fn is_aside(&self) -> bool {
+        self.imported || self.class.as_deref() == Some(PRE_RESTORE)
     }
 }
 
@@ -132,8 +139,14 @@ impl Choice {
         if !snapshot.failed_sources.is_empty() {
             marks.push(format!("failed there: {}", snapshot.failed_sources.join(", ")));
         }
+        if snapshot.class.as_deref() == Some(PRE_RESTORE) {
+            marks.push("saved before a restore".to_owned());
+        }
         if self.skipped > 0 {
-            marks.push(format!("{} newer passed over as suspect, imported or failed", self.skipped));
+            marks.push(format!(
+                "{} newer passed over as suspect, imported, failed or saved before a restore",
+                self.skipped
+            ));
         }
         if !marks.is_empty() {
             text.push_str(&format!(" ({})", marks.join("; ")));
@@ -179,7 +192,9 @@ pub enum SelectError {
     #[error("No snapshot matches '{0}'")]
     NoMatch(String),
     /// `latest` found only snapshots that it must not take.
-    #[error("All {skipped} snapshots that '{selector}' could mean are suspect, imported or have a failed source")]
+    #[error(
+        "All {skipped} snapshots that '{selector}' could mean are suspect, imported, saved before a restore, or have a failed source"
+    )]
     OnlyUnfit {
         /// The selector.
         selector: String,
@@ -242,10 +257,11 @@ pub fn resolve(selector: &Selector, snapshots: &[SnapshotSummary], scope: &Scope
         return Ok(choice(selector, by_prefix(prefix, snapshots)?, 0));
     }
     let mut groups = by_series(selector, snapshots, scope)?;
-    if matches!(selector.which, Which::Latest(_)) && groups.iter().any(|(_, group)| group.iter().any(|s| !s.imported)) {
-        // Imports never compete for `latest`. A series whose snapshots are all suspect or failed does compete: else
+    if matches!(selector.which, Which::Latest(_)) && groups.iter().any(|(_, group)| group.iter().any(|s| !s.is_aside()))
+    {
+        // Imports, and what was saved before a restore, never compete for `latest`. A series whose snapshots are all suspect or failed does compete: else
         // its trouble would silently turn `latest` into the snapshot of another machine.
-        groups.retain(|(_, group)| group.iter().any(|s| !s.imported));
+        groups.retain(|(_, group)| group.iter().any(|s| !s.is_aside()));
     }
     if groups.len() > 1
         && let Some(implied) = &scope.implied
@@ -392,7 +408,7 @@ fn within_series<'a>(
     let no_match = || SelectError::NoMatch(selector.text.clone());
     match selector.which {
         Which::Latest(back) => {
-            let fit = |s: &SnapshotSummary| !scope.is_suspect(s) && !s.imported && !scope.failed(s);
+            let fit = |s: &SnapshotSummary| !scope.is_suspect(s) && !s.is_aside() && !scope.failed(s);
             let fits: Vec<(usize, &SnapshotSummary)> =
                 group.iter().copied().enumerate().filter(|(_, snapshot)| fit(snapshot)).collect();
             if fits.is_empty() {

@@ -193,7 +193,7 @@ fn the_choice_describes_itself() {
     assert_eq!(
         choice.describe(),
         "chose 03030303 of 2026-11-20 03:00 (+01:00), series web1: app-db, code \
-         (2 newer passed over as suspect, imported or failed)"
+         (2 newer passed over as suspect, imported, failed or saved before a restore)"
     );
     let plain = choose("latest~1", &all, &Scope::default()).unwrap();
     let import = choose("eeee", &all, &Scope::default()).unwrap();

@@ -3,7 +3,7 @@
 
 use super::Saving;
 use crate::domain::id::SnapshotId;
-use crate::domain::snapshot::{NEW_NORMAL, SourceRecord, SourceWarning};
+use crate::domain::snapshot::{NEW_NORMAL, PRE_RESTORE, SourceRecord, SourceWarning};
 use crate::domain::suspicion::{Finding, Measure, Past, Review, Sample, Standing, review};
 use crate::format::samples;
 use crate::repository::snapshots::LoadedSnapshot;
@@ -34,9 +34,13 @@ fn standing(loaded: &LoadedSnapshot, record: &SourceRecord) -> Standing {
     }
 }
 
-/// Snapshots of the same host in which the source did not fail, newest first; other tools' are no measure.
+/// Snapshots of the same host in which the source did not fail, newest first; other tools' are no measure, and neither is
+/// what was saved before a restore.
 fn older<'a>(saving: &Saving<'a>) -> Vec<(&'a LoadedSnapshot, &'a SourceRecord)> {
-    let here = |loaded: &&LoadedSnapshot| loaded.snapshot.system.host == saving.host && !loaded.snapshot.imported;
+    let here = |loaded: &&LoadedSnapshot| {
+        let snapshot = &loaded.snapshot;
+        snapshot.system.host == saving.host && !snapshot.imported && snapshot.class.as_deref() != Some(PRE_RESTORE)
+    };
     let whole = |loaded: &'a LoadedSnapshot| {
         let record = loaded.snapshot.source(saving.name).filter(|record| record.failure.is_none())?;
         Some((loaded, record))

@@ -8,7 +8,10 @@ use crate::domain::id::ActId;
 use crate::domain::snapshot::{SourceKind, SourceRecord, StreamRole};
 use crate::domain::time_spec::ns_timestamp;
 use crate::domain::units::{format_count, format_size};
+use crate::ops::proof::{Expected, Facts, Leave};
+use crate::ops::restore::{self, staged};
 use crate::ops::verify::{self, VerifyError, VerifyOptions, VerifyScope};
+use crate::repository::reading::CopyError;
 use crate::source::SourceError;
 use crate::source::postgres::client::{self, ClientSearch};
 use crate::source::postgres::connect::Connection;
@@ -75,9 +78,9 @@ pub fn check(context: &Context<'_>, request: &Request<'_>) -> Result<Vec<Check>,
     for (item, source) in &sources {
         context.cancel.check()?;
         match &item.place {
-            Place::Postgres { connection, search } => postgres(context, source, connection, search, &mut checks),
+            Place::Postgres { connection, search } => postgres(context, source, connection, search, &mut checks)?,
             Place::Sqlite { path } => checks.push(folder_of(path)),
-            Place::Tree { path, .. } => tree(path, &mut checks),
+            Place::Tree { path, from } => tree(context, request, source, path, from, &mut checks)?,
         }
     }
     space(&sources, &mut checks);
@@ -152,9 +155,15 @@ fn postgres(
     connection: &Connection,
     search: &ClientSearch,
     checks: &mut Vec<Check>,
-) {
+) -> Result<(), Trouble> {
     let subject = connection.without_password();
-    let needs = Needs { server_version: source.server_version.as_deref(), ..Needs::default() };
+    let facts = facts(context, source)?;
+    let needs = Needs {
+        server_version: source.server_version.as_deref(),
+        roles: facts.owners.into_iter().collect(),
+        extensions: facts.extensions,
+        tablespaces: facts.tablespaces.into_iter().collect(),
+    };
     let found = match PostgresReplacement::examine(connection, &needs) {
         Ok(found) => found,
         Err(error) => {
@@ -163,7 +172,7 @@ fn postgres(
                 other => other.to_string(),
             };
             checks.push(Check::new(Concern::Reach, subject, Err(format!("cannot be reached: {reason}"))));
-            return;
+            return Ok(());
         }
     };
     checks.push(Check::new(Concern::Reach, subject.clone(), Ok(format!("PostgreSQL {} answers", found.version))));
@@ -177,6 +186,22 @@ fn postgres(
         let text = format!("in use by {}; these sessions will be ended before the swap", found.users.join(", "));
         checks.push(Check::new(Concern::Need, subject, Ok(text)));
     }
+    Ok(())
+}
+
+/// What the table of contents of the dump says that it needs; nothing for a dump that cannot be read.
+fn facts(context: &Context<'_>, source: &SourceRecord) -> Result<Facts, Trouble> {
+    let Some(stream) = source.streams.iter().find(|s| s.role == StreamRole::Data) else { return Ok(Facts::default()) };
+    let mut expected = Expected::new(source, context.recorder.random, Leave::default());
+    let copied = context.reading.copy_stream(stream, |bytes| {
+        expected.feed(bytes);
+        // The rest is data.
+        if expected.facts().contents_end.is_some() { Err(()) } else { Ok(()) }
+    });
+    match copied {
+        Ok(()) | Err(CopyError::Sink(())) => Ok(expected.facts().clone()),
+        Err(CopyError::Repository(error)) => Err(error.into()),
+    }
 }
 
 fn folder_of(path: &Path) -> Check {
@@ -188,13 +213,35 @@ fn folder_of(path: &Path) -> Check {
     Check::new(Concern::Need, path.display().to_string(), verdict)
 }
 
-fn tree(path: &Path, checks: &mut Vec<Check>) {
+fn tree(
+    context: &Context<'_>,
+    request: &Request<'_>,
+    source: &SourceRecord,
+    path: &Path,
+    from: &str,
+    checks: &mut Vec<Check>,
+) -> Result<(), Trouble> {
+    let subject = path.display().to_string();
     checks.push(folder_of(path));
     // No act has this id: nothing is made, the place is only looked at.
     let movable = TreeReplacement::new(path, &ActId([0; 16]).hex()).and_then(|tree| tree.check_movable());
     if let Err(error) = movable {
-        checks.push(Check::new(Concern::Need, path.display().to_string(), Err(error.to_string())));
+        checks.push(Check::new(Concern::Need, subject.clone(), Err(error.to_string())));
     }
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let inside = context.surroundings.own_folders().into_iter().find(|own| real(own).starts_with(real(path)));
+    if let Some(own) = inside {
+        let text = format!("{} lies in it and would move away with it: restore a path beside it", own.display());
+        checks.push(Check::new(Concern::Need, subject.clone(), Err(text)));
+    }
+    match staged::tree_bytes(context.reading, request.snapshot, source, from.as_bytes(), context.cancel) {
+        Ok(_) => {}
+        Err(error @ restore::Error::NoSuchPath { .. }) => {
+            checks.push(Check::new(Concern::Need, subject, Err(error.to_string())));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 /// Compares what is needed on each file system with what is free there.

@@ -25,7 +25,7 @@ pub use steps::run;
 use super::backup::BackupError;
 use super::cancel::{Cancel, Cancelled};
 use super::observer::Observer;
-use super::restore;
+use super::{proof, restore};
 use crate::domain::act::Census;
 use crate::domain::id::{ActId, SnapshotId};
 use crate::domain::snapshot::Snapshot;
@@ -133,6 +133,9 @@ pub trait Surroundings {
     /// The application's own check.
     fn check(&self) -> Option<Program>;
 
+    /// Folders that must stay where they are, the repository first.
+    fn own_folders(&self) -> Vec<PathBuf>;
+
     /// Saves what is in the places of these items, each under its safety name; complete or not at all.
     ///
     /// # Errors
@@ -180,6 +183,9 @@ pub enum Trouble {
     /// The new could not be made.
     #[error(transparent)]
     Restore(#[from] restore::Error),
+    /// Nothing can be said of what was restored.
+    #[error("What was restored cannot be compared with the snapshot")]
+    Unproved(#[from] proof::Error),
     /// The new is not what the snapshot holds.
     #[error("What was restored for {place} is not what the snapshot holds: {reason}")]
     Proof {
@@ -230,6 +236,7 @@ impl Trouble {
                 | Self::Repository(RepoError::Interrupted)
                 | Self::Safety(SaveError::Backup(BackupError::Interrupted))
                 | Self::Restore(restore::Error::Interrupted)
+                | Self::Unproved(proof::Error::Interrupted)
         )
     }
 }

@@ -2,21 +2,17 @@
 
 use super::{Context, Place, Trouble};
 use crate::domain::id::ActId;
-use crate::domain::snapshot::{Snapshot, SourceRecord, StreamRole};
+use crate::domain::snapshot::{Snapshot, SourceRecord};
 use crate::ops::observer::Event;
-use crate::ops::restore::database::{self, PostgresMeans};
-use crate::ops::restore::{self, Kinds, PathFilter, Selection};
-use crate::repository::error::RepoError;
-use crate::repository::reading::CopyError;
+use crate::ops::proof::{self, Expected, Leave, Proof, TreeOptions};
+use crate::ops::restore::database::{self, DatabaseReport, PostgresMeans};
+use crate::ops::restore::{self, staged};
+use crate::source::postgres::client::ClientSearch;
 use crate::target::files::Options as AttributeOptions;
 use crate::target::replace::postgres::PostgresReplacement;
 use crate::target::replace::sqlite::SqliteReplacement;
 use crate::target::replace::tree::TreeReplacement;
 use crate::target::replace::{self, Replace};
-use std::path::Path;
-
-/// Where a whole tree is restored to before the part that is wanted gets the name of the place.
-const WHOLE: &str = ".holdfast-restored";
 
 /// The replacement of one place by one act.
 pub(super) enum Replacement {
@@ -88,106 +84,107 @@ pub(super) fn stage(
     place: &Place,
     replacement: &Replacement,
 ) -> Result<(), Trouble> {
+    let (reading, observer, cancel) = (context.reading, context.observer, context.cancel);
     match (place, replacement) {
         (Place::Postgres { search, .. }, Replacement::Postgres(replacement)) => {
-            replacement.create_new()?;
-            let staging = replacement.staging();
-            let means = PostgresMeans { processes: context.processes, search, connection: &staging };
-            let (observer, cancel) = (context.observer, context.cancel);
-            let report = database::fill_postgres(context.reading, snapshot, source, &means, observer, cancel)?;
-            let differences = report.differences.iter().map(|d| (d.table.as_str(), d.recorded, d.restored)).collect();
-            same_rows(&place.shown(), differences)?;
-            Ok(replacement.finish_new()?)
+            stage_postgres(context, snapshot, source, place, search, replacement)
         }
-        (Place::Sqlite { .. }, Replacement::Sqlite(replacement)) => stage_sqlite(context, source, place, replacement),
-        (Place::Tree { path, from }, Replacement::Tree(replacement)) => {
-            let folder = replacement.begin()?;
-            stage_tree(context, snapshot, source, path, from, &folder)?;
-            Ok(replacement.ready()?)
+        (Place::Sqlite { .. }, Replacement::Sqlite(replacement)) => {
+            // Its hash and its integrity are the proof, before it gets its name.
+            let report = staged::sqlite(reading, snapshot, source, replacement, observer, cancel)?;
+            same_rows(context, place, &report)
+        }
+        (Place::Tree { from, .. }, Replacement::Tree(replacement)) => {
+            let report = staged::tree(reading, snapshot, source, from.as_bytes(), replacement, observer, cancel)?;
+            if !report.is_complete() {
+                let lost = report.lost.first();
+                let lost = lost.map(|l| format!("{}: {}", l.path.as_deref().unwrap_or("the tree"), l.reason));
+                let reason = match lost {
+                    Some(lost) => format!("{} things could not be restored, {lost}", report.lost_count),
+                    None => format!("{} entries could not be made as they were, see the warnings", report.left_out),
+                };
+                return Err(Trouble::Proof { place: place.shown(), reason });
+            }
+            prove_tree(context, source, from, place, replacement)
         }
         _ => Err(Trouble::Proof { place: place.shown(), reason: "it is not of the kind of its source".to_owned() }),
     }
 }
 
-fn stage_sqlite(
-    context: &Context<'_>,
-    source: &SourceRecord,
-    place: &Place,
-    replacement: &SqliteReplacement,
-) -> Result<(), Trouble> {
-    enum Stop {
-        Cancelled,
-        Replace(replace::Error),
-    }
-    let missing = || RepoError::Missing { what: format!("The data of source {}", source.name) };
-    let stream = source.streams.iter().find(|s| s.role == StreamRole::Data).ok_or_else(missing)?;
-    let mut staging = replacement.begin()?;
-    context.reading.packs.follow_index();
-    let copied = context.reading.copy_stream(stream, |bytes| {
-        context.cancel.check().map_err(|_| Stop::Cancelled)?;
-        staging.write(bytes).map_err(Stop::Replace)
-    });
-    copied.map_err(|error| match error {
-        CopyError::Repository(error) => Trouble::Repository(error),
-        CopyError::Sink(Stop::Cancelled) => Trouble::Interrupted,
-        CopyError::Sink(Stop::Replace(error)) => Trouble::Replace(error),
-    })?;
-    let report = staging.finish(&stream.blake3, &source.tables)?;
-    for note in &report.notes {
-        let (source, message) = (Some(source.name.as_str()), note.as_str());
-        context.observer.event(&Event::Warning { code: "restore.note", source, subject: "", message });
-    }
-    let differences = report.differences.iter().map(|d| (d.table.as_str(), d.recorded, d.restored)).collect();
-    same_rows(&place.shown(), differences)
-}
-
-/// Table, recorded rows, rows now.
-type Difference<'a> = (&'a str, u64, Option<u64>);
-
-fn same_rows(place: &str, differences: Vec<Difference<'_>>) -> Result<(), Trouble> {
-    match differences.as_slice() {
-        [] => Ok(()),
-        [first, rest @ ..] => {
-            let (table, recorded, restored) = first;
-            let now = restored.map_or_else(|| "the table is missing".to_owned(), |n| format!("{n} were restored"));
-            let more = if rest.is_empty() { String::new() } else { format!("; {} more tables differ", rest.len()) };
-            let reason = format!("table {table} has {recorded} rows in the snapshot, {now}{more}");
-            Err(Trouble::Proof { place: place.to_owned(), reason })
-        }
-    }
-}
-
-fn stage_tree(
+fn stage_postgres(
     context: &Context<'_>,
     snapshot: &Snapshot,
     source: &SourceRecord,
-    place: &Path,
-    from: &str,
-    folder: &Path,
+    place: &Place,
+    search: &ClientSearch,
+    replacement: &PostgresReplacement,
 ) -> Result<(), Trouble> {
-    let whole = folder.join(WHOLE);
-    let paths = PathFilter::new(Some(from.as_bytes()), &[], &[]).unwrap_or_default();
-    let options = restore::Options {
-        target: whole.clone(),
-        selection: Selection { sources: vec![source.name.clone()], kinds: Kinds::Files, paths },
-        dry_run: false,
-        attributes: AttributeOptions::for_this_user(),
-    };
-    let report = restore::run(context.reading, snapshot, &[], &options, context.observer, context.cancel)?;
-    if !report.is_complete() {
-        let lost = report.lost.first().map(|l| format!("{}: {}", l.path.as_deref().unwrap_or("the tree"), l.reason));
-        let reason = match lost {
-            Some(lost) => format!("{} things could not be restored, {lost}", report.lost_count),
-            None => format!("{} entries could not be made as they were, see the warnings", report.left_out),
-        };
-        return Err(Trouble::Proof { place: place.display().to_string(), reason });
+    replacement.create_new()?;
+    let staging = replacement.staging();
+    let means = PostgresMeans { processes: context.processes, search, connection: &staging };
+    let mut expected = Expected::new(source, context.recorder.random, Leave::default());
+    let mut watch = |bytes: &[u8]| expected.feed(bytes);
+    let (observer, cancel) = (context.observer, context.cancel);
+    let report = database::fill_postgres(context.reading, snapshot, source, &means, &mut watch, observer, cancel)?;
+    same_rows(context, place, &report)?;
+    observer.event(&Event::PhaseStarted { phase: "proving", total_bytes: None, total_items: None });
+    let tools = database::tools_for(&means)?;
+    let means = proof::PostgresMeans { processes: context.processes, tools: &tools, connection: &staging };
+    match proof::postgres(expected, &means, cancel) {
+        Ok(proof) => equal(place, &proof)?,
+        // A dump of a format that this version cannot read: its rows were counted, which is all that can be said.
+        Err(proof::Error::Dump { what, reason }) => {
+            let message = format!("{what} {reason}, so only the rows of the restored database were compared");
+            let source = Some(source.name.as_str());
+            observer.event(&Event::Warning { code: "restore.unproved", source, subject: "", message: &message });
+        }
+        Err(error) => return Err(error.into()),
     }
-    let io = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| Trouble::Replace(replace::Error::Io { operation, path, source })
+    Ok(replacement.finish_new()?)
+}
+
+/// Compares the staged tree with the snapshot, name by name.
+fn prove_tree(
+    context: &Context<'_>,
+    source: &SourceRecord,
+    from: &str,
+    place: &Place,
+    replacement: &TreeReplacement,
+) -> Result<(), Trouble> {
+    let attributes = AttributeOptions::for_this_user();
+    let options =
+        TreeOptions { owner: attributes.owner, xattrs: attributes.xattrs, devices: attributes.devices, extras: true };
+    let (from, staged) = (restore::absolute(from.as_bytes()), replacement.names().new);
+    let put = |path: &[u8]| match path.strip_prefix(from.as_slice()) {
+        Some(rest) if rest.is_empty() || rest.first() == Some(&b'/') => Some([staged.as_bytes(), rest].concat()),
+        _ => None,
     };
-    let name = place.file_name().unwrap_or_default();
-    let made = whole.join(from.trim_start_matches('/'));
-    std::fs::rename(&made, folder.join(name)).map_err(io("move", &made))?;
-    std::fs::remove_dir_all(&whole).map_err(io("remove", &whole))
+    equal(place, &proof::tree(context.reading, source, &put, options, context.cancel)?)
+}
+
+fn equal(place: &Place, proof: &Proof) -> Result<(), Trouble> {
+    if proof.equal {
+        return Ok(());
+    }
+    let first = proof.differences.first().map_or("it differs", String::as_str);
+    let more = proof.difference_count.saturating_sub(1);
+    let more = if more == 0 { String::new() } else { format!(", and {more} more differences") };
+    Err(Trouble::Proof { place: place.shown(), reason: format!("{first}{more}") })
+}
+
+fn same_rows(context: &Context<'_>, place: &Place, report: &DatabaseReport) -> Result<(), Trouble> {
+    for note in &report.notes {
+        let (source, message) = (Some(report.source.as_str()), note.as_str());
+        context.observer.event(&Event::Warning { code: "restore.note", source, subject: "", message });
+    }
+    match report.differences.as_slice() {
+        [] => Ok(()),
+        [first, rest @ ..] => {
+            let now =
+                first.restored.map_or_else(|| "the table is missing".to_owned(), |n| format!("{n} were restored"));
+            let more = if rest.is_empty() { String::new() } else { format!("; {} more tables differ", rest.len()) };
+            let reason = format!("table {} has {} rows in the snapshot, {now}{more}", first.table, first.recorded);
+            Err(Trouble::Proof { place: place.shown(), reason })
+        }
+    }
 }

@@ -118,11 +118,11 @@ pub fn to_postgres(
     let create = |tools: &ClientTools| {
         PostgresRestore::create(means.processes, tools, means.connection, DumpFormat::Archive, options)
     };
-    through(reading, snapshot, source, means, create, observer, cancel)
+    through(reading, snapshot, source, means, create, &mut |_| {}, observer, cancel)
 }
 
 /// Restores a dump into the connection's database, which the caller has created, empty, and gives away: it is dropped
-/// when the restore fails.
+/// when the restore fails. `watch` is given every byte of the dump.
 ///
 /// # Errors
 /// [`Error`]; nothing of the restore is left unless the error says so.
@@ -131,6 +131,7 @@ pub fn fill_postgres(
     snapshot: &Snapshot,
     source: &SourceRecord,
     means: &PostgresMeans<'_>,
+    watch: &mut dyn FnMut(&[u8]),
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<DatabaseReport, Error> {
@@ -138,27 +139,40 @@ pub fn fill_postgres(
     let fill = |tools: &ClientTools| {
         PostgresRestore::fill(means.processes, tools, means.connection, DumpFormat::Archive, options)
     };
-    through(reading, snapshot, source, means, fill, observer, cancel)
+    through(reading, snapshot, source, means, fill, watch, observer, cancel)
 }
 
+/// The client programs that restore into the connection's server, and dump it.
+///
+/// # Errors
+/// [`Error::Database`] when the server or the programs are not there.
+pub fn tools_for(means: &PostgresMeans<'_>) -> Result<ClientTools, Error> {
+    let major = server_major(means.connection).map_err(TargetError::Client)?;
+    // A newer client sets what an older server does not know.
+    Ok(client::find(means.processes, means.search, Some(major)).map_err(TargetError::Client)?)
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is another thing, and there is one caller of each kind")]
 fn through(
     reading: &Reading,
     snapshot: &Snapshot,
     source: &SourceRecord,
     means: &PostgresMeans<'_>,
     start: impl FnOnce(&ClientTools) -> Result<PostgresRestore, TargetError>,
+    watch: &mut dyn FnMut(&[u8]),
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<DatabaseReport, Error> {
     let stream = data_stream(source)?;
     reading.packs.follow_index();
     let decoded_before = reading.packs.counters.decoded();
-    let major = server_major(means.connection).map_err(TargetError::Client)?;
-    // A newer client sets what an older server does not know.
-    let tools = client::find(means.processes, means.search, Some(major)).map_err(TargetError::Client)?;
+    let tools = tools_for(means)?;
     begin(source, stream, observer);
     let mut restore = start(&tools)?;
-    copy(reading, source, stream, observer, cancel, |bytes| restore.write(bytes))?;
+    copy(reading, source, stream, observer, cancel, |bytes| {
+        watch(bytes);
+        restore.write(bytes)
+    })?;
     let report = restore.finish(&source.tables)?;
     observer.event(&Event::SourceFinished { source: &source.name, failure: None });
     let decoded_bytes = reading.packs.counters.decoded() - decoded_before;

@@ -14,11 +14,12 @@ use crate::domain::id::SnapshotId;
 use crate::domain::snapshot::{PRE_RESTORE, Snapshot, SourceKind, SourceRecord};
 use crate::domain::time_spec::format_local;
 use crate::ops::in_place::{
-    self, Check, Concern, Context, Direction, Ending, Entry, Error, Healed, Item, Mended, Outcome, Place, Plan,
-    Purpose, Request,
+    self, Check, Concern, Context, Direction, Ending, Entry, Error, Healed, Item, LeftOut, Mended, Outcome, Place,
+    Plan, Purpose, Request,
 };
-use crate::ops::restore::{Kinds, Selection, absolute};
+use crate::ops::restore::{self, Kinds, Selection, absolute};
 use crate::repository::acts::{self, Story};
+use crate::source::files::rules::Rules;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -62,7 +63,7 @@ pub(super) fn restore(
     let environment = environment(settings, args.in_place.env.as_deref())?;
     let (items, application) = match &args.to {
         Some(to) => (vec![database_item(invocation, snapshot, selection, to)?], false),
-        None => (items(invocation, settings, snapshot, selection, chosen.path.as_deref(), environment)?, true),
+        None => (items(invocation, repository, snapshot, selection, chosen.path.as_deref(), environment)?, true),
     };
     let intent = Intent {
         purpose: Purpose::Restore,
@@ -102,7 +103,7 @@ pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<E
     let items = match of_act {
         // Back to exactly the places that the restore had replaced.
         Some(plan) => items_of(&context, plan, &selection)?,
-        None => items(invocation, settings, &chosen, &selection, None, environment)?,
+        None => items(invocation, &repository, &chosen, &selection, None, environment)?,
     };
     let intent = Intent {
         purpose: Purpose::Rollback,
@@ -184,7 +185,7 @@ fn items_of(context: &Context<'_>, plan: &Plan, selection: &Selection) -> Result
             Failure::new(ExitCode::Refused, "place.unreachable", format!("{} cannot be reached", planned.place))
                 .cause(reason)
         })?;
-        if let Place::Tree { path, from } = &mut place {
+        if let Place::Tree { path, from, .. } = &mut place {
             // The safety snapshot holds the tree as it stood in its place.
             *from = path.to_string_lossy().into_owned();
         }
@@ -222,7 +223,7 @@ fn environment<'s>(
 /// What goes where: every wanted source of the snapshot that has a place.
 fn items(
     invocation: &Invocation,
-    settings: &Settings,
+    repository: &ReadingRepository,
     snapshot: &Snapshot,
     selection: &Selection,
     path: Option<&[u8]>,
@@ -247,7 +248,7 @@ fn items(
         if !wanted {
             continue;
         }
-        let of_source = places(invocation, settings, record, path, environment)?;
+        let of_source = places(invocation, repository, record, path, environment)?;
         if of_source.is_empty() && (named || record.kind.is_database()) {
             return Err(no_place(record, environment.map(|(name, _)| name)));
         }
@@ -289,12 +290,12 @@ fn safety_name(source: &str, environment: Option<&str>) -> String {
 /// Where a source belongs: more than one place for files with several paths, none for what has no place.
 fn places(
     invocation: &Invocation,
-    settings: &Settings,
+    repository: &ReadingRepository,
     record: &SourceRecord,
     path: Option<&[u8]>,
     environment: Option<(&str, &TargetSettings)>,
 ) -> Result<Vec<Place>, Failure> {
-    let configured = settings.sources.iter().find(|source| source.name == record.name);
+    let configured = invocation.settings()?.sources.iter().find(|source| source.name == record.name);
     let target = match environment {
         Some((_, target)) => match target.targets.get(&record.name) {
             Some(target) => Some(target.as_str()),
@@ -319,13 +320,14 @@ fn places(
             }
             _ => Ok(Vec::new()),
         },
-        SourceKind::Files => trees(invocation, configured, record, path, target),
+        SourceKind::Files => trees(invocation, repository, configured, record, path, target),
         SourceKind::Command | SourceKind::Stdin => Ok(Vec::new()),
     }
 }
 
 fn trees(
     invocation: &Invocation,
+    repository: &ReadingRepository,
     configured: Option<&SourceSettings>,
     record: &SourceRecord,
     path: Option<&[u8]>,
@@ -344,6 +346,7 @@ fn trees(
         text(absolute(std::os::unix::ffi::OsStrExt::as_bytes(full.as_os_str())))
     };
     let roots = files.paths.iter().map(root).collect::<Result<Vec<String>, Failure>>()?;
+    // The path in the snapshot, and the path of the source that it is at or below.
     let wanted: Vec<(String, String)> = match path {
         None => roots.iter().map(|root| (root.clone(), root.clone())).collect(),
         Some(path) => {
@@ -353,30 +356,40 @@ fn trees(
             roots.iter().find(below).map(|root| (path.clone(), root.clone())).into_iter().collect()
         }
     };
-    let [only] = roots.as_slice() else {
-        return match target {
-            None => Ok(wanted.into_iter().map(|(from, _)| Place::Tree { path: from.clone().into(), from }).collect()),
-            Some(_) => {
-                let message = format!("Source '{}' has several paths, and an environment names one place", record.name);
-                Err(Failure::usage("restore.several_paths", message)
-                    .hint("restore it into a directory with --target DIR, or make each path a source"))
-            }
-        };
-    };
+    if target.is_some() && roots.len() > 1 {
+        let message = format!("Source '{}' has several paths, and an environment names one place", record.name);
+        return Err(Failure::usage("restore.several_paths", message)
+            .hint("restore it into a directory with --target DIR, or make each path a source"));
+    }
+    let rules = Rules::new(files.exclude.clone(), files.default_excludes).map_err(|error| {
+        Failure::from_error(ExitCode::Usage, "source.rule", &error).hint("rules are in gitignore syntax")
+    })?;
     let base = target.map(|target| invocation.environment.directory.join(target));
-    Ok(wanted
-        .into_iter()
-        .map(|(from, _)| {
-            let path = match &base {
-                None => PathBuf::from(&from),
-                Some(base) => match from.strip_prefix(only.as_str()).map(|rest| rest.trim_start_matches('/')) {
-                    Some("") | None => base.clone(),
-                    Some(rest) => base.join(rest),
-                },
-            };
-            Place::Tree { path, from }
-        })
-        .collect())
+    let saved = restore::roots(&repository.reading, record, &invocation.cancel);
+    let saved = saved.map_err(|error| super::restore::failure_of(error, std::path::Path::new("")))?;
+    let single = roots.len() == 1;
+    let place = |(from, root): (String, String)| {
+        let rest = from.strip_prefix(root.as_str()).unwrap_or_default().trim_start_matches('/').to_owned();
+        let from = saved_path(saved.as_deref(), &root, &rest, single);
+        let known_as = PathBuf::from(root);
+        let base = base.clone().unwrap_or_else(|| known_as.clone());
+        // The tree itself is replaced, not a link that leads to it.
+        let base = base.canonicalize().unwrap_or(base);
+        let path = if rest.is_empty() { base.clone() } else { base.join(&rest) };
+        let left_out = Some(LeftOut { rules: rules.clone(), root: base, known_as });
+        Place::Tree { path, from, left_out }
+    };
+    Ok(wanted.into_iter().map(place).collect())
+}
+
+/// Where the snapshot has what belongs at `rest` below a path of a source. A path that was a link then is found where the
+/// link led; the snapshot must know it, which the prerequisites make sure of.
+fn saved_path(saved: Option<&[Vec<u8>]>, root: &str, rest: &str, single: bool) -> String {
+    let real = match saved {
+        Some([only]) if single => String::from_utf8_lossy(only).into_owned(),
+        _ => root.to_owned(),
+    };
+    if rest.is_empty() { real } else { format!("{}/{rest}", real.trim_end_matches('/')) }
 }
 
 /// The one database of `--to URL --clean`.

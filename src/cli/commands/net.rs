@@ -113,7 +113,7 @@ impl Surroundings for Net<'_> {
             SourceKind::Sqlite => Ok(Place::Sqlite { path: PathBuf::from(&planned.reach) }),
             _ => {
                 let from = planned.from.clone().unwrap_or_else(|| planned.reach.clone());
-                Ok(Place::Tree { path: PathBuf::from(&planned.reach), from })
+                Ok(Place::Tree { path: PathBuf::from(&planned.reach), from, left_out: None })
             }
         }
     }

@@ -4,6 +4,7 @@ use super::record::{Plan, Standing};
 use super::{Context, Error, Item, Place, Request, Trouble, heal};
 use crate::catalog::Catalog;
 use crate::domain::act::Whereabouts;
+use crate::domain::entry::EntryKind;
 use crate::domain::id::ActId;
 use crate::domain::snapshot::{SourceKind, SourceRecord, StreamRole};
 use crate::domain::time_spec::ns_timestamp;
@@ -80,7 +81,7 @@ pub fn check(context: &Context<'_>, request: &Request<'_>) -> Result<Vec<Check>,
         match &item.place {
             Place::Postgres { connection, search } => postgres(context, source, connection, search, &mut checks)?,
             Place::Sqlite { path } => checks.push(folder_of(path)),
-            Place::Tree { path, from } => tree(context, request, source, path, from, &mut checks)?,
+            Place::Tree { path, from, .. } => tree(context, request, source, path, from, &mut checks)?,
         }
     }
     space(&sources, &mut checks);
@@ -235,6 +236,10 @@ fn tree(
         checks.push(Check::new(Concern::Need, subject.clone(), Err(text)));
     }
     match staged::tree_bytes(context.reading, request.snapshot, source, from.as_bytes(), context.cancel) {
+        Ok(_) if is_link(context, source, from)? => {
+            let text = format!("{from} was a link when it was saved, and what it led to cannot be told");
+            checks.push(Check::new(Concern::Need, subject, Err(text)));
+        }
         Ok(_) => {}
         Err(error @ restore::Error::NoSuchPath { .. }) => {
             checks.push(Check::new(Concern::Need, subject, Err(error.to_string())));
@@ -242,6 +247,19 @@ fn tree(
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// True when the snapshot has a symbolic link at a path.
+fn is_link(context: &Context<'_>, source: &SourceRecord, from: &str) -> Result<bool, Trouble> {
+    let from = restore::absolute(from.as_bytes());
+    for placed in context.reading.tree(source)? {
+        context.cancel.check()?;
+        let entry = placed?.entry;
+        if entry.path == from {
+            return Ok(matches!(entry.kind, EntryKind::Symlink(_)));
+        }
+    }
+    Ok(false)
 }
 
 /// Compares what is needed on each file system with what is free there.

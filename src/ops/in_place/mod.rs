@@ -11,6 +11,7 @@
 
 mod checks;
 mod heal;
+mod left_out;
 mod places;
 mod programs;
 mod record;
@@ -18,6 +19,7 @@ mod steps;
 
 pub use checks::{Check, Concern, check};
 pub use heal::{Direction, Healed, Mended, heal, places_now, unfinished};
+pub use left_out::LeftOut;
 pub use programs::{Program, ProgramError, Service, run as run_program};
 pub use record::{Ending, Entry, Plan, PlannedItem, Purpose, Standing, Step};
 pub use steps::run;
@@ -60,6 +62,8 @@ pub enum Place {
         path: PathBuf,
         /// The path in the snapshot that goes there.
         from: String,
+        /// What of the old tree goes along, because no backup holds it.
+        left_out: Option<LeftOut>,
     },
 }
 

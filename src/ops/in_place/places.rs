@@ -9,10 +9,12 @@ use crate::ops::restore::database::{self, DatabaseReport, PostgresMeans};
 use crate::ops::restore::{self, staged};
 use crate::source::postgres::client::ClientSearch;
 use crate::target::files::Options as AttributeOptions;
+use crate::target::replace::carry::carry;
 use crate::target::replace::postgres::PostgresReplacement;
 use crate::target::replace::sqlite::SqliteReplacement;
 use crate::target::replace::tree::TreeReplacement;
 use crate::target::replace::{self, Replace};
+use std::path::Path;
 
 /// The replacement of one place by one act.
 pub(super) enum Replacement {
@@ -94,7 +96,7 @@ pub(super) fn stage(
             let report = staged::sqlite(reading, snapshot, source, replacement, observer, cancel)?;
             same_rows(context, place, &report)
         }
-        (Place::Tree { from, .. }, Replacement::Tree(replacement)) => {
+        (Place::Tree { path, from, left_out }, Replacement::Tree(replacement)) => {
             let report = staged::tree(reading, snapshot, source, from.as_bytes(), replacement, observer, cancel)?;
             if !report.is_complete() {
                 let lost = report.lost.first();
@@ -105,7 +107,15 @@ pub(super) fn stage(
                 };
                 return Err(Trouble::Proof { place: place.shown(), reason });
             }
-            prove_tree(context, source, from, place, replacement)
+            prove_tree(context, source, from, place, replacement)?;
+            let new = replacement.names().new;
+            match left_out {
+                Some(left_out) if path.is_dir() && Path::new(&new).is_dir() => {
+                    carry(path, Path::new(&new), &left_out.find(path))?;
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
         }
         _ => Err(Trouble::Proof { place: place.shown(), reason: "it is not of the kind of its source".to_owned() }),
     }

@@ -16,6 +16,7 @@
 //! one or the other is discarded on purpose.
 
 mod beside;
+pub mod carry;
 pub mod postgres;
 mod postgres_properties;
 mod removal;

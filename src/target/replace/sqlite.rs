@@ -356,7 +356,7 @@ impl SqliteStaging<'_> {
 }
 
 /// Extended attributes of an open file; none where there are none to be had.
-fn attributes(file: &File) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(super) fn attributes(file: &File) -> Vec<(Vec<u8>, Vec<u8>)> {
     use std::os::unix::ffi::OsStringExt;
     use xattr::FileExt;
     let Ok(names) = file.list_xattr() else { return Vec::new() };

@@ -308,6 +308,8 @@ fn a_database_keeps_what_belongs_to_it_and_loses_its_sessions() {
 fn two_restores_of_one_place_do_not_meet() {
     let application = Application::with_service();
     let place = &application.place;
+    let config = std::fs::read_to_string(place.path("holdfast.toml")).unwrap();
+    place.write("holdfast.toml", config.replace("timeout = \"3s\"", "timeout = \"10m\""));
     place.write("hang-stop", "");
     let mut first = place.command(["restore", "latest", "--yes"]).stderr(std::process::Stdio::null()).spawn().unwrap();
     while !place.path("service.log").exists() {
@@ -316,7 +318,10 @@ fn two_restores_of_one_place_do_not_meet() {
     let status = place.run(["status"]).good().stdout.clone();
     assert!(status.contains("under way") && status.contains("service-stop"), "{status}");
     place.run(["restore", "latest", "--yes"]).failed(11, "Another run works on");
+    first.kill().unwrap();
     first.wait().unwrap();
+    std::fs::remove_file(place.path("hang-stop")).unwrap();
+    place.run(["rollback"]).good();
     application.is_new();
 }
 

@@ -213,9 +213,9 @@ impl From<files::TargetError> for Failure {
         use files::TargetError;
         let of = |exit, id| Self::from_error(exit, id, &error);
         match &error {
-            TargetError::TargetNotEmpty { .. } => {
-                of(ExitCode::Refused, "target.not_empty").hint("name a new or empty directory; nothing was touched")
-            }
+            TargetError::TargetNotEmpty { .. } => of(ExitCode::Refused, "target.not_empty")
+                .hint("name a new or empty directory; nothing was touched")
+                .hint("or say with --overwrite what becomes of the files that are there"),
             TargetError::NoSpace { .. } => of(ExitCode::NoSpace, "target.no_space")
                 .hint("free space there, remove what was restored, and run the restore again"),
             TargetError::UnsafePath { .. } => of(ExitCode::Damaged, "target.unsafe_path")

@@ -7,6 +7,7 @@ mod cli_forget;
 mod cli_import;
 mod cli_init;
 mod cli_listing;
+mod cli_overwrite;
 mod cli_prune;
 mod cli_repair;
 mod cli_restore_in_place;

@@ -15,6 +15,19 @@ pub enum RestoreType {
     Codebase,
 }
 
+/// What becomes of a file that the target has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OverwriteWhen {
+    /// It becomes the snapshot's
+    Always,
+    /// The same, but equal size and time are taken for equal contents
+    IfChanged,
+    /// It becomes the snapshot's if that is newer
+    IfNewer,
+    /// It stays
+    Never,
+}
+
 /// Arguments of `restore`.
 #[derive(Debug, Clone, Args)]
 #[command(group = ArgGroup::new("place").multiple(false).args(["target", "to", "env"]), after_help = "\
@@ -23,12 +36,14 @@ Examples:
   holdfast restore latest:/srv/app/config --target /tmp/out
   holdfast restore 20240708_143022 --type database --target /tmp/out
   holdfast restore latest --source app-db --to postgres://admin@127.0.0.1/app_copy
+  holdfast restore latest:/srv/app --target / --overwrite if-changed --delete --dry-run
   holdfast restore latest --check                 test a restore in place, touch nothing
   holdfast restore latest --db-only               over what is there, with a way back
   holdfast restore latest --env staging
 
 With --target files go to DIR followed by their absolute path, databases to DIR/NAME.dump and DIR/NAME.sqlite3. The
-directory must be new or empty and the database must not exist; otherwise nothing is touched (exit code 24).
+directory must be new or empty and the database must not exist; otherwise nothing is touched (exit code 24). With
+--overwrite the directory may hold something: files are replaced one by one, each by a rename, after a confirmation.
 
 Without --target and --to everything goes back to where it came from, in recorded steps: prerequisites, a safety snapshot,
 the application stopped, the new made beside the old and proved, swapped, the application started and asked. Whatever
@@ -52,6 +67,12 @@ pub struct RestoreArgs {
     /// How a restore over what is there goes.
     #[command(flatten)]
     pub in_place: super::in_place::InPlaceArgs,
+    /// Restore into a directory that holds something; says what becomes of files that are there
+    #[arg(long, value_name = "WHEN", value_enum, requires = "target")]
+    pub overwrite: Option<OverwriteWhen>,
+    /// With --overwrite: remove what the snapshot does not have, within the restored paths
+    #[arg(long, requires = "overwrite", conflicts_with_all = ["include", "exclude"])]
+    pub delete: bool,
     /// What to restore
     #[arg(long = "type", value_name = "TYPE", value_enum, conflicts_with_all = ["db_only", "code_only"])]
     pub kind: Option<RestoreType>,

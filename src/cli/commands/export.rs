@@ -60,6 +60,7 @@ pub(crate) fn run(invocation: &Invocation, args: &ExportArgs) -> Result<ExitCode
         manifest: &manifest,
     };
     let restore = Options {
+        existing: None,
         target: place.clone(),
         selection,
         dry_run: invocation.global.dry_run,

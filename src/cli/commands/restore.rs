@@ -1,7 +1,7 @@
 //! `restore`: a snapshot into a directory, one database into a new database; over what is there: [`super::in_place`].
 
 use super::{in_place, net};
-use crate::cli::args::restore::{RestoreArgs, RestoreType};
+use crate::cli::args::restore::{OverwriteWhen, RestoreArgs, RestoreType};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
@@ -13,8 +13,9 @@ use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord};
 use crate::domain::units::{format_count, format_size};
 use crate::ops::observer::{Event, Observer};
 use crate::ops::restore::database::{self, DatabaseReport, PostgresMeans};
-use crate::ops::restore::{self, Error, Kinds, Options, PathFilter, Report, Selection};
+use crate::ops::restore::{self, Error, Kinds, Options, Overwriting, PathFilter, Report, Selection};
 use crate::target;
+use crate::target::files::Overwrite;
 use std::path::Path;
 
 /// Losses that the failure names; the report and the warnings name all.
@@ -55,9 +56,11 @@ fn into_directory(
     let options = Options {
         target: invocation.environment.directory.join(target),
         selection: selection(args, chosen.path.as_deref())?,
+        existing: overwriting(invocation, args, repository)?,
         dry_run: invocation.global.dry_run,
         attributes: target::files::Options::for_this_user(),
     };
+    confirm(invocation, &options)?;
     // Only a failed source makes others worth a look.
     let history = match snapshot.sources.iter().any(|source| source.failure.is_some()) {
         true => repository.snapshots()?,
@@ -75,6 +78,37 @@ fn into_directory(
     }
     let exit = if report.is_complete() { ExitCode::Success } else { ExitCode::Incomplete };
     repository.conclude(invocation, exit)
+}
+
+fn overwriting(
+    invocation: &Invocation,
+    args: &RestoreArgs,
+    repository: &ReadingRepository,
+) -> Result<Option<Overwriting>, Failure> {
+    let Some(overwrite) = args.overwrite else { return Ok(None) };
+    let overwrite = match overwrite {
+        OverwriteWhen::Always => Overwrite::Always,
+        OverwriteWhen::IfChanged => Overwrite::IfChanged,
+        OverwriteWhen::IfNewer => Overwrite::IfNewer,
+        OverwriteWhen::Never => Overwrite::Never,
+    };
+    let own_folders = opening::own_folders(invocation, repository.repository.config.repository)?;
+    Ok(Some(Overwriting { overwrite, delete: args.delete, own_folders }))
+}
+
+/// Asks before anything that exists is replaced or removed.
+fn confirm(invocation: &Invocation, options: &Options) -> Result<(), Failure> {
+    let Some(Overwriting { overwrite, delete, .. }) = options.existing else { return Ok(()) };
+    let holds_something = std::fs::read_dir(&options.target).is_ok_and(|mut entries| entries.next().is_some());
+    if options.dry_run || !holds_something || (overwrite == Overwrite::Never && !delete) {
+        return Ok(());
+    }
+    let target = options.target.display();
+    invocation.confirm(&match (overwrite == Overwrite::Never, delete) {
+        (true, _) => format!("Remove from {target} what the snapshot does not have?"),
+        (false, true) => format!("Replace files in {target} and remove what the snapshot does not have?"),
+        (false, false) => format!("Replace files in {target}?"),
+    })
 }
 
 /// Lists what a dry run would restore, as its result.
@@ -139,6 +173,11 @@ fn print(invocation: &Invocation, report: &Report) {
     }
     let done = if report.dry_run { "would restore" } else { "restored" };
     let mut text = format!("{done} {} to {}", format_size(report.bytes_restored), report.target);
+    let counted = [(report.unchanged, "unchanged"), (report.kept, "kept"), (report.deleted, "deleted")];
+    for (count, what) in counted.into_iter().filter(|(count, _)| *count > 0) {
+        let would = if report.dry_run && what == "deleted" { "would be " } else { "" };
+        text.push_str(&format!(", {} {would}{what}", format_count(count)));
+    }
     if report.left_out > 0 {
         text.push_str(&format!("; {} entries were left out, see the warnings", format_count(report.left_out)));
     }

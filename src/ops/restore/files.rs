@@ -14,9 +14,9 @@ use crate::ops::cancel::Cancel;
 use crate::repository::error::RepoError;
 use crate::repository::reading::{CopyError, PlacedEntry, Reading};
 use crate::repository::stream_reader::StreamReader;
-use crate::target::files::{FileSink, Restorer, TargetError};
+use crate::target::files::{FileSink, Looker, Restorer, TargetError, Verdict, name_mark};
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::ErrorKind;
 
 /// Bytes in one step of the queue.
@@ -118,8 +118,10 @@ pub(super) fn show(
     source: &SourceRecord,
     plan: &Plan,
     filter: &PathFilter,
+    looker: Option<&Looker>,
 ) -> Result<RestoredSource, Error> {
     let mut restored = RestoredSource::new(source);
+    let mut preview = looker.map(Preview::new);
     say_fault(run, source, plan);
     let mut picker = Picker::new(filter, &plan.needed);
     let mut picked = Vec::new();
@@ -136,11 +138,64 @@ pub(super) fn show(
             Err(error) => return Err(error.into()),
         }
         for placed in picked.drain(..) {
-            run.item("would restore", &placed.entry.path, size(&placed.entry));
-            count(&mut restored, &placed.entry);
+            let verdict = preview.as_mut().map_or(Verdict::New, |preview| preview.entry(run, &placed.entry));
+            match verdict {
+                Verdict::New => run.item("would restore", &placed.entry.path, size(&placed.entry)),
+                Verdict::Replace => run.item("would replace", &placed.entry.path, size(&placed.entry)),
+                Verdict::Same if placed.entry.kind == EntryKind::Directory => {}
+                Verdict::Same => run.report.unchanged += 1,
+                Verdict::Keep => {
+                    run.item("would keep", &placed.entry.path, 0);
+                    run.report.kept += 1;
+                }
+            }
+            if matches!(verdict, Verdict::New | Verdict::Replace) {
+                count(&mut restored, &placed.entry);
+            }
         }
     }
+    if let Some(mut preview) = preview {
+        preview.leave_to(run, None);
+    }
     Ok(restored)
+}
+
+/// A dry run in a target that holds something: what is there of the directories on the way to an entry.
+struct Preview<'a> {
+    looker: &'a Looker,
+    open: Vec<(Vec<u8>, HashSet<u64>)>,
+}
+
+impl<'a> Preview<'a> {
+    fn new(looker: &'a Looker) -> Self {
+        Self { looker, open: Vec::new() }
+    }
+
+    fn entry(&mut self, run: &mut Run<'_>, entry: &Entry) -> Verdict {
+        self.leave_to(run, Some(&entry.path));
+        if let Some((_, names)) = self.open.last_mut() {
+            let name = entry.path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+            names.insert(name_mark(name));
+        }
+        if entry.kind == EntryKind::Directory {
+            self.open.push((entry.path.clone(), HashSet::new()));
+        }
+        self.looker.judge(entry)
+    }
+
+    /// Leaves the directories that do not hold a path, telling what would go from them.
+    fn leave_to(&mut self, run: &mut Run<'_>, path: Option<&[u8]>) {
+        while let Some((directory, names)) = self.open.pop() {
+            if path.is_some_and(|path| is_at_or_below(path, &directory)) {
+                self.open.push((directory, names));
+                return;
+            }
+            for extra in self.looker.extras(&directory, &names) {
+                run.report.deleted += 1;
+                run.item("would delete", &extra, 0);
+            }
+        }
+    }
 }
 
 /// Stored bytes of a file.
@@ -170,6 +225,8 @@ enum Step {
     Make(Entry),
     /// Create a file; its bytes follow.
     Begin(Entry),
+    /// The file is there. True: as the snapshot has it; false: it stays as it is.
+    There(Entry, bool),
     /// The next stored bytes of the file.
     Bytes(Vec<u8>),
     /// The file is whole.
@@ -194,11 +251,12 @@ pub(super) fn restore(
 ) -> Result<RestoredSource, Error> {
     say_fault(run, source, plan);
     let reading = run.reading;
+    let looker = restorer.looker()?;
     std::thread::scope(|scope| {
         let (sender, receiver) = crossbeam_channel::bounded(STEPS_WAITING);
         let picker = Picker::new(filter, &plan.needed);
         let root = plan.root.as_deref();
-        let reader = Reader { reading, source, root, sender, unreadable_in_a_row: 0 };
+        let reader = Reader { reading, source, root, looker, sender, unreadable_in_a_row: 0 };
         std::thread::Builder::new()
             .name("restore-reader".to_owned())
             .spawn_scoped(scope, move || reader.run(picker))
@@ -224,6 +282,7 @@ struct Reader<'a> {
     reading: &'a Reading,
     source: &'a SourceRecord,
     root: Option<&'a [u8]>,
+    looker: Option<Looker>,
     sender: Sender<Step>,
     unreadable_in_a_row: u32,
 }
@@ -274,6 +333,13 @@ impl Reader<'_> {
             self.send(Step::Make(placed.entry))?;
             return Ok(None);
         };
+        match self.looker.as_ref().map(|looker| looker.judge(&placed.entry)) {
+            Some(verdict @ (Verdict::Same | Verdict::Keep)) => {
+                self.send(Step::There(placed.entry, verdict == Verdict::Same))?;
+                return Ok(None);
+            }
+            Some(Verdict::New | Verdict::Replace) | None => {}
+        }
         let (mut at, stored_bytes) = (placed.content_offset, file.stream_bytes());
         let end = at.saturating_add(stored_bytes);
         self.send(Step::Begin(placed.entry))?;
@@ -339,10 +405,12 @@ impl Writer<'_, '_> {
             match receiver.recv().map_err(|_| Error::Thread { source: None })? {
                 Step::Make(entry) => self.make(&entry)?,
                 Step::Begin(entry) => self.begin(entry)?,
+                Step::There(entry, same) => self.there(&entry, same)?,
                 Step::Bytes(bytes) => self.bytes(&bytes)?,
                 Step::End => self.end()?,
                 Step::Lost(error) => self.lost(&error),
                 Step::TreeLost(error) => {
+                    self.restorer.delete_no_more();
                     if !self.tree_fault {
                         let reason = format!("the rest of the list of its files cannot be read: {error}");
                         self.run.lost(&self.source.name, None, reason);
@@ -361,6 +429,21 @@ impl Writer<'_, '_> {
             Err(error) => self.refused(&entry.path, error)?,
         }
         Ok(())
+    }
+
+    /// A file that is in the target already.
+    fn there(&mut self, entry: &Entry, same: bool) -> Result<(), Error> {
+        self.run.bytes_done += size(entry);
+        match self.restorer.keep_file(entry, same) {
+            Ok(()) => {
+                let warnings = self.restorer.take_warnings();
+                self.run.found(Some(&self.source.name), warnings);
+                self.run.items_done += 1;
+                self.run.progress(&self.source.name, &entry.path);
+                Ok(())
+            }
+            Err(error) => self.refused(&entry.path, error),
+        }
     }
 
     fn begin(&mut self, entry: Entry) -> Result<(), Error> {
@@ -420,6 +503,8 @@ impl Writer<'_, '_> {
     /// Counts an entry, unless the restorer left it out.
     fn done(&mut self, entry: &Entry) {
         let warnings = self.restorer.take_warnings();
+        let deleted = self.restorer.take_deleted();
+        self.run.deleted(deleted);
         let skipped = |code: &str| code == "file.socket_skipped" || code == "file.device_skipped";
         let left_out = warnings.iter().any(|w| w.incomplete || skipped(&w.code));
         self.run.found(Some(&self.source.name), warnings);

@@ -5,6 +5,7 @@
 //! out, listed, and the rest goes on. Nothing that is not what was saved stays behind under its name.
 
 pub mod database;
+mod existing;
 mod files;
 mod roots;
 mod selection;
@@ -25,7 +26,7 @@ use crate::repository::error::RepoError;
 use crate::repository::reading::Reading;
 use crate::repository::snapshots::LoadedSnapshot;
 use crate::target::database as target_database;
-use crate::target::files::{Options as AttributeOptions, Restorer, TargetError};
+use crate::target::files::{Looker, Options as AttributeOptions, Overwrite, Restorer, TargetError};
 use crate::target::replace;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -36,14 +37,27 @@ const LOST_LISTED_MAX: usize = 10_000;
 /// What to restore and where to.
 #[derive(Debug)]
 pub struct Options {
-    /// The directory; new or empty.
+    /// The directory; new or empty, unless `existing` says what becomes of what it holds.
     pub target: PathBuf,
+    /// What becomes of what the target holds; none: it must hold nothing.
+    pub existing: Option<Overwriting>,
     /// What of the snapshot.
     pub selection: Selection,
     /// Only say what would be done.
     pub dry_run: bool,
     /// What is restored of files beside their contents.
     pub attributes: AttributeOptions,
+}
+
+/// What becomes of what a target holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overwriting {
+    /// For what the snapshot has, too.
+    pub overwrite: Overwrite,
+    /// Removes what the snapshot does not have, within the restored roots of files sources.
+    pub delete: bool,
+    /// Folders on this machine that are never removed: holdfast's own, which no snapshot has.
+    pub own_folders: Vec<PathBuf>,
 }
 
 /// What was restored.
@@ -63,6 +77,12 @@ pub struct Report {
     pub lost_count: u64,
     /// Entries that the target could not take.
     pub left_out: u64,
+    /// What the target had already, as the snapshot has it.
+    pub unchanged: u64,
+    /// What stayed in the target although the snapshot has something else.
+    pub kept: u64,
+    /// What was removed because the snapshot does not have it; a directory with everything in it counts once.
+    pub deleted: u64,
     /// Wanted sources that the snapshot does not hold because they failed when it was made.
     pub failed_sources: Vec<FailedSource>,
     /// Plain bytes restored.
@@ -268,6 +288,14 @@ impl Run<'_> {
         }
     }
 
+    /// Counts and tells what was removed.
+    fn deleted(&mut self, paths: Vec<Vec<u8>>) {
+        for path in paths {
+            self.report.deleted += 1;
+            self.item("deleted", &path, 0);
+        }
+    }
+
     fn progress(&self, source: &str, current: &[u8]) {
         self.observer.event(&Event::Progress(Progress {
             source: Some(source),
@@ -303,7 +331,7 @@ pub fn run(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Report, Error> {
-    check_target(&options.target)?;
+    check_target(&options.target, options.existing.is_some())?;
     reading.packs.follow_index();
     let decoded_before = reading.packs.counters.decoded();
     let sources = choose(snapshot, history, &options.selection)?;
@@ -321,10 +349,17 @@ pub fn run(
     }
     let planned = plan(&mut run, snapshot, &sources.good, &options.selection.paths)?;
     if options.dry_run {
-        show(&mut run, &planned, options)?;
+        show(&mut run, snapshot, &planned, options)?;
         return Ok(run.report);
     }
-    let mut restorer = Restorer::new(&options.target, options.attributes).map_err(unusable)?;
+    let restorer = match &options.existing {
+        None => Restorer::new(&options.target, options.attributes),
+        Some(overwriting) => {
+            let existing = existing::plan(&mut run, snapshot, &planned, options, overwriting)?;
+            Restorer::into_existing(&options.target, options.attributes, existing)
+        }
+    };
+    let mut restorer = restorer.map_err(unusable)?;
     let (total_bytes, total_items) = (Some(run.total_bytes), Some(run.total_items));
     observer.event(&Event::PhaseStarted { phase: "restoring", total_bytes, total_items });
     let mut trees = 0;
@@ -340,7 +375,7 @@ pub fn run(
                 trees += 1;
                 files::restore(&mut run, source, plan, &options.selection.paths, &mut restorer)?
             }
-            None => streams::restore(&mut run, source, &options.target)?,
+            None => streams::restore(&mut run, snapshot, source, options)?,
         };
         run.report.bytes_restored += restored.plain_bytes;
         run.report.files_restored += restored.files;
@@ -348,17 +383,28 @@ pub fn run(
         let failure = (run.report.lost_count > lost_before).then_some("not everything could be restored");
         observer.event(&Event::SourceFinished { source: &source.name, failure });
     }
-    let last = restorer.finish()?;
-    run.found(None, last.warnings);
+    finish(&mut run, restorer)?;
     run.report.decoded_bytes = reading.packs.counters.decoded() - decoded_before;
     Ok(run.report)
 }
 
+/// Ends a restore of files: directories get their metadata, what is to go goes, everything is durable.
+fn finish(run: &mut Run<'_>, mut restorer: Restorer) -> Result<(), Error> {
+    restorer.settle()?;
+    run.deleted(restorer.take_deleted());
+    let last = restorer.finish()?;
+    run.report.unchanged += last.unchanged;
+    run.report.kept += last.kept;
+    run.found(None, last.warnings);
+    Ok(())
+}
+
 /// Refuses a target that holds something, before anything is touched or read.
-fn check_target(target: &Path) -> Result<(), Error> {
+fn check_target(target: &Path, may_hold_something: bool) -> Result<(), Error> {
     match std::fs::read_dir(target) {
         Ok(mut entries) => match entries.next() {
             None => Ok(()),
+            Some(_) if may_hold_something => Ok(()),
             Some(_) => Err(TargetError::TargetNotEmpty { path: target.to_owned() }.into()),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match target.symlink_metadata() {
@@ -479,10 +525,20 @@ fn is_data(role: StreamRole) -> bool {
 }
 
 /// The dry run.
-fn show(run: &mut Run<'_>, planned: &[Planned<'_>], options: &Options) -> Result<(), Error> {
+fn show(run: &mut Run<'_>, snapshot: &Snapshot, planned: &[Planned<'_>], options: &Options) -> Result<(), Error> {
+    let looker = match &options.existing {
+        Some(overwriting) if options.target.exists() => {
+            let existing = existing::plan(run, snapshot, planned, options, overwriting)?;
+            let opened = Looker::open(&options.target, existing, None);
+            Some(opened.map_err(|source| {
+                unusable(TargetError::Io { operation: "open", path: options.target.clone(), source })
+            })?)
+        }
+        _ => None,
+    };
     for Planned { source, tree } in planned {
         let restored = match tree {
-            Some(plan) => files::show(run, source, plan, &options.selection.paths)?,
+            Some(plan) => files::show(run, source, plan, &options.selection.paths, looker.as_ref())?,
             None => streams::show(run, source),
         };
         run.report.bytes_restored += restored.plain_bytes;

@@ -54,7 +54,7 @@ pub fn roots(reading: &Reading, source: &SourceRecord, cancel: &Cancel) -> Resul
 
 /// The paths of a record, which are joined by a comma and a space. A path that holds these is not told apart, and will
 /// not be found in the tree.
-fn named(location: &str) -> Vec<Vec<u8>> {
+pub(super) fn named(location: &str) -> Vec<Vec<u8>> {
     let mut paths: Vec<String> = Vec::new();
     for part in location.split(", ") {
         match paths.last_mut() {

@@ -89,6 +89,11 @@ impl PathFilter {
         self.below.as_deref()
     }
 
+    /// True when rules choose entries.
+    pub(super) fn has_rules(&self) -> bool {
+        self.include.is_some() || self.exclude.is_some()
+    }
+
     /// True when nothing is left out.
     pub(super) fn is_open(&self) -> bool {
         self.below.is_none() && self.include.is_none() && self.exclude.is_none()

@@ -154,7 +154,7 @@ fn stdin(name: &str, bytes: Vec<u8>) -> SourceRequest {
 
 fn options(target: &Path, selection: Selection) -> Options {
     let attributes = AttributeOptions::for_this_user();
-    Options { target: target.to_owned(), selection, dry_run: false, attributes }
+    Options { target: target.to_owned(), existing: None, selection, dry_run: false, attributes }
 }
 
 /// Contents of every regular file below a directory, by relative path.

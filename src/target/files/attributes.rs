@@ -40,6 +40,25 @@ impl Setter {
         note(entry, "file.times", "times", rustix::fs::futimens(file, &times(entry)), findings);
     }
 
+    /// Removes extended attributes that the entry does not have from what was there before: an ACL would go on
+    /// giving rights that the snapshot does not give. Namespaces that belong to the system are left alone.
+    pub(super) fn drop_other_xattrs(&self, file: BorrowedFd<'_>, entry: &Entry) {
+        if !self.options.xattrs {
+            return;
+        }
+        let mut buffer = vec![0u8; 64 * 1024];
+        let Ok(length) = rustix::fs::flistxattr(file, buffer.as_mut_slice()) else { return };
+        let names = buffer.get(..length).unwrap_or_default().split(|b| *b == 0).filter(|name| !name.is_empty());
+        for name in names {
+            let ours =
+                [&b"user."[..], b"system.posix_acl_", b"security.capability"].iter().any(|n| name.starts_with(n));
+            if ours && !entry.xattrs.iter().any(|(known, _)| known == name) {
+                // What stays is no worse than before.
+                let _ = rustix::fs::fremovexattr(file, name);
+            }
+        }
+    }
+
     /// Sets everything on what is not opened: links, pipes, devices.
     pub(super) fn set_at(
         &self,

@@ -7,48 +7,52 @@ use proptest::prelude::*;
 use std::fs::{create_dir, read, read_dir, write};
 use std::os::unix::fs::{MetadataExt, symlink};
 
-const PLAIN: Options = Options { owner: false, xattrs: true, devices: false };
+pub(super) const PLAIN: Options = Options { owner: false, xattrs: true, devices: false };
 
-fn entry(path: &[u8], kind: EntryKind) -> Entry {
+pub(super) fn entry(path: &[u8], kind: EntryKind) -> Entry {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let (user, group, xattrs) = (None, None, Vec::new());
     Entry { path: path.to_vec(), kind, mode: 0o755, uid, gid, user, group, mtime_ns: 1_000_000_001, xattrs }
 }
 
-fn dir(path: &[u8]) -> Entry {
+pub(super) fn dir(path: &[u8]) -> Entry {
     entry(path, EntryKind::Directory)
 }
 
-fn link(path: &[u8], target: &[u8]) -> Entry {
+pub(super) fn link(path: &[u8], target: &[u8]) -> Entry {
     entry(path, EntryKind::Symlink(target.to_vec()))
 }
 
-fn hard(path: &[u8], first: &[u8]) -> Entry {
+pub(super) fn hard(path: &[u8], first: &[u8]) -> Entry {
     entry(path, EntryKind::HardLink(first.to_vec()))
 }
 
-fn file(path: &[u8], data: &[u8]) -> Entry {
+pub(super) fn file(path: &[u8], data: &[u8]) -> Entry {
     let hash = Digest(*blake3::hash(data).as_bytes());
     entry(path, EntryKind::File(FileContent { size: data.len() as u64, hash, ..FileContent::default() }))
 }
 
 /// A directory with something precious beside the target.
-struct World {
+pub(super) struct World {
     dir: tempfile::TempDir,
 }
 
-const CANARY: &[u8] = b"precious";
+pub(super) const CANARY: &[u8] = b"precious";
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         create_dir(dir.path().join("outside")).expect("directory");
         write(dir.path().join("outside/canary"), CANARY).expect("file");
         Self { dir }
     }
 
-    fn target(&self) -> PathBuf {
+    pub(super) fn target(&self) -> PathBuf {
         self.dir.path().join("target")
+    }
+
+    pub(super) fn outside(&self) -> PathBuf {
+        self.dir.path().join("outside")
     }
 
     fn restorer(&self) -> Restorer {
@@ -56,7 +60,7 @@ impl World {
     }
 
     #[track_caller]
-    fn assert_outside_is_untouched(&self) {
+    pub(super) fn assert_outside_is_untouched(&self) {
         let names = |path: &str| -> Vec<String> {
             let entries = read_dir(self.dir.path().join(path)).expect("directory");
             let mut names: Vec<String> =
@@ -75,7 +79,7 @@ impl World {
 }
 
 /// Restores one entry with the given bytes.
-fn put(restorer: &mut Restorer, entry: &Entry, data: &[u8]) -> Result<(), TargetError> {
+pub(super) fn put(restorer: &mut Restorer, entry: &Entry, data: &[u8]) -> Result<(), TargetError> {
     if !matches!(entry.kind, EntryKind::File(_)) {
         return restorer.make(entry);
     }
@@ -280,7 +284,7 @@ fn paths() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn hostile_entries() -> impl Strategy<Value = Entry> {
+pub(super) fn hostile_entries() -> impl Strategy<Value = Entry> {
     let targets: &[&[u8]] = &[b"../outside", b"..", b"/", b"a", b"../outside/canary"];
     let target = prop::sample::select(targets);
     let kind = prop_oneof![

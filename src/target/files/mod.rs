@@ -3,13 +3,18 @@
 //!
 //! Invariant: nothing outside the target is created, changed or opened, whatever a snapshot says and whoever moves
 //! directories about meanwhile. Every name is looked up below the handle of the target, no symbolic link is followed,
-//! and everything is created new: an entry whose name is taken is a finding and never overwrites.
+//! and everything is created new: an entry whose name is taken is a finding and never overwrites. In a target that
+//! holds something (`existing`, `replacing`) new things replace old ones by a rename, as far as the caller allows it.
 
 mod attributes;
 mod beneath;
+mod existing;
+mod moved;
+mod replacing;
 mod restorer;
 mod sink;
 
+pub use existing::{Existing, Looker, Overwrite, Verdict, name_mark};
 pub use restorer::{Options, Report, Restorer};
 pub use sink::FileSink;
 
@@ -84,6 +89,9 @@ fn finding(code: &str, path: &[u8], message: String, incomplete: bool) -> Source
     SourceWarning { code: code.to_owned(), subject: String::from_utf8_lossy(path).into_owned(), message, incomplete }
 }
 
+#[cfg(test)]
+#[path = "existing_tests.rs"]
+mod existing_tests;
 #[cfg(test)]
 #[path = "hostile_tests.rs"]
 mod hostile_tests;

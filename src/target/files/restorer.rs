@@ -5,12 +5,15 @@
 
 use super::attributes::Setter;
 use super::beneath::open_directory;
+use super::existing::{Existing, look};
+use super::moved::Moved;
+use super::replacing::{Seen, There};
 use super::sink::FileSink;
 use super::{TargetError, finding, shown};
 use crate::domain::entry::{Entry, EntryKind};
 use crate::domain::snapshot::SourceWarning;
 use crate::format::tree::{path_fault, path_order};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::path::Path;
@@ -44,6 +47,10 @@ pub struct Report {
     pub directories: u64,
     /// Links, pipes and devices.
     pub others: u64,
+    /// What was there already as the snapshot has it, directories apart.
+    pub unchanged: u64,
+    /// What stayed because the rule for what exists says so.
+    pub kept: u64,
     /// Findings that [`Restorer::take_warnings`] has not handed out.
     pub warnings: Vec<SourceWarning>,
 }
@@ -51,55 +58,43 @@ pub struct Report {
 /// Restores one tree after the other below a target that was new or empty.
 #[derive(Debug)]
 pub struct Restorer {
-    root: OwnedFd,
+    pub(super) root: OwnedFd,
     options: Options,
-    setter: Setter,
+    pub(super) setter: Setter,
     /// Directories on the way to where the last entry was made, outermost first.
-    open: Vec<OpenDirectory>,
+    pub(super) open: Vec<OpenDirectory>,
     /// Handle of the last of them.
-    current: Arc<OwnedFd>,
+    pub(super) current: Arc<OwnedFd>,
     last_path: Option<Vec<u8>>,
     /// A directory whose name was taken: what lies below it is left out with it.
-    left_out: Option<Vec<u8>>,
+    pub(super) left_out: Option<Vec<u8>>,
     /// Trees begun before this one made directories that this one may share.
-    shares: bool,
+    pub(super) shares: bool,
     /// The target hands down ACLs to what is created in it.
     hands_down_acls: bool,
     /// Paths of the snapshot that get another beginning, if only a part of a tree is restored to a place of its own.
-    moved: Option<Moved>,
+    pub(super) moved: Option<Moved>,
     /// The entry of `/`, for the target itself.
     top: Option<Entry>,
     /// Directories whose bits would lock us out, in the order in which they were left.
     late_modes: Vec<Entry>,
-    report: Report,
-}
-
-/// Everything at or below one path of the snapshot gets another path in the target.
-#[derive(Debug, Clone)]
-struct Moved {
-    from: Vec<u8>,
-    to: Vec<u8>,
-}
-
-impl Moved {
-    /// The path in the target; none for what is not at or below the path.
-    fn place(&self, path: &[u8]) -> Option<Vec<u8>> {
-        let rest = if self.from == b"/" { path } else { path.strip_prefix(self.from.as_slice())? };
-        match rest.first() {
-            None | Some(b'/') => {}
-            Some(_) => return None,
-        }
-        let rest = if rest == b"/" { b"" } else { rest };
-        let place = [self.to.as_slice(), rest].concat();
-        Some(if place.is_empty() { b"/".to_vec() } else { place })
-    }
+    pub(super) report: Report,
+    /// How what the target holds is treated; none in a target that was new or empty.
+    pub(super) existing: Option<Existing>,
+    /// For the target itself.
+    pub(super) top_seen: Seen,
+    /// What was removed and not told yet.
+    pub(super) deleted: Vec<Vec<u8>>,
+    pub(super) temporary_names: u64,
 }
 
 #[derive(Debug)]
-struct OpenDirectory {
+pub(super) struct OpenDirectory {
     name: Vec<u8>,
     /// None when only a child of it is restored.
     entry: Option<Entry>,
+    /// In a target that holds something.
+    pub(super) seen: Seen,
 }
 
 /// Where an entry belongs.
@@ -118,6 +113,10 @@ impl Restorer {
     /// # Errors
     /// [`TargetError::TargetNotEmpty`] when it holds anything, before anything is touched; [`TargetError::Io`].
     pub fn new(target: &Path, options: Options) -> Result<Self, TargetError> {
+        Self::open(target, options, false)
+    }
+
+    pub(super) fn open(target: &Path, options: Options, may_hold_something: bool) -> Result<Self, TargetError> {
         use std::os::unix::ffi::OsStrExt;
         let bytes = target.as_os_str().as_bytes();
         let fault = |operation, error| TargetError::from_io(operation, bytes, error);
@@ -131,6 +130,7 @@ impl Restorer {
         });
         match used {
             None => {}
+            Some(Ok(())) if may_hold_something => {}
             Some(Ok(())) => return Err(TargetError::TargetNotEmpty { path: target.to_owned() }),
             Some(Err(error)) => return Err(fault("read", error.into())),
         }
@@ -150,14 +150,17 @@ impl Restorer {
             top: None,
             late_modes: Vec::new(),
             report: Report::default(),
+            existing: None,
+            top_seen: Seen::default(),
+            deleted: Vec::new(),
+            temporary_names: 0,
         })
     }
 
     /// Restores what is at or below `from` of the snapshot as `to` (`/` for the target itself), and refuses everything
     /// else. To be called before the first entry; both begin with a slash.
     pub fn move_path(&mut self, from: &[u8], to: &[u8]) {
-        let to = if to == b"/" { b"" } else { to };
-        self.moved = Some(Moved { from: from.to_vec(), to: to.to_vec() });
+        self.moved = Some(Moved::new(from, to));
     }
 
     /// Where a path of the snapshot belongs in the target.
@@ -189,23 +192,20 @@ impl Restorer {
             Place::In(name) => name,
             Place::LeftOut => return Ok(()),
             Place::Top => {
-                self.top = Some(entry.clone());
+                self.begin_top(entry);
                 return Ok(());
             }
         };
         let name = name.as_slice();
         let directory = Arc::clone(&self.current);
         let at = directory.as_fd();
-        let private = Mode::from_raw_mode(0o600);
-        let result = match &entry.kind {
+        match &entry.kind {
             EntryKind::Directory => return self.make_directory(name, entry),
             EntryKind::File(_) => {
                 let reason = "it is a file and its contents were not given";
                 return Err(TargetError::UnsafePath { path: shown(&entry.path), reason });
             }
             EntryKind::HardLink(first) => return self.make_hard_link(name, entry, first),
-            EntryKind::Symlink(target) => rustix::fs::symlinkat(target.as_slice(), at, name),
-            EntryKind::Fifo => rustix::fs::mkfifoat(at, name, private),
             EntryKind::Socket => {
                 let message = "A socket is not restored: the program that listens on it makes it again";
                 self.note("file.socket_skipped", entry, message.to_owned(), false);
@@ -216,14 +216,16 @@ impl Restorer {
                 self.note("file.device_skipped", entry, message.to_owned(), false);
                 return Ok(());
             }
-            EntryKind::CharDevice { major, minor } => {
-                let device = rustix::fs::makedev(*major, *minor);
-                rustix::fs::mknodat(at, name, FileType::CharacterDevice, private, device)
+            _ => {}
+        }
+        let make = |name: &[u8]| make_special(at, name, &entry.kind);
+        let result = if self.existing.is_some() {
+            if !self.wants_special(name, entry)? || !self.make_way(name, entry)? {
+                return Ok(());
             }
-            EntryKind::BlockDevice { major, minor } => {
-                let device = rustix::fs::makedev(*major, *minor);
-                rustix::fs::mknodat(at, name, FileType::BlockDevice, private, device)
-            }
+            self.make_and_rename(name, make)
+        } else {
+            make(name)
         };
         if self.created(entry, result)? {
             self.setter.set_at(at, name, entry, &mut self.report.warnings);
@@ -244,7 +246,10 @@ impl Restorer {
             return Err(TargetError::UnsafePath { path: shown(&entry.path), reason: "it is not a regular file" });
         };
         // `/` as a file has been refused.
-        let Place::In(name) = self.approach(entry)? else { return Ok(None) };
+        let Some(name) = self.name_of(entry)? else { return Ok(None) };
+        if self.existing.is_some() {
+            return self.begin_replacing(name, entry);
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
         let file = match rustix::fs::openat(self.current.as_fd(), name.as_slice(), flags, mode) {
@@ -273,13 +278,18 @@ impl Restorer {
     }
 
     /// Sets what could not be set before everything was in its place.
-    pub(super) fn settle(&mut self) -> Result<(), TargetError> {
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    pub fn settle(&mut self) -> Result<(), TargetError> {
         self.leave_to(0)?;
         for entry in std::mem::take(&mut self.late_modes) {
             let place = self.place_of(&entry.path).unwrap_or_default();
             let directory = self.open_path(&place)?;
             self.setter.set_open(directory.as_fd(), &entry, entry.mode, &mut self.report.warnings);
         }
+        let seen = std::mem::take(&mut self.top_seen);
+        self.delete_extras(&seen)?;
         if let Some(top) = self.top.take() {
             self.setter.set_open(self.root.as_fd(), &top, top.mode, &mut self.report.warnings);
         }
@@ -288,6 +298,27 @@ impl Restorer {
 
     fn note(&mut self, code: &str, entry: &Entry, message: String, incomplete: bool) {
         self.report.warnings.push(finding(code, &entry.path, message, incomplete));
+    }
+
+    /// The entry of the target itself.
+    fn begin_top(&mut self, entry: &Entry) {
+        if let Some(existing) = &self.existing {
+            let moved_here = self.moved.as_ref().is_some_and(Moved::is_to_top);
+            self.top_seen.path.clone_from(&entry.path);
+            self.top_seen.deletes = moved_here && existing.deletes_in(&entry.path);
+            if existing.keeps_directory(self.root.as_fd(), entry) {
+                return;
+            }
+        }
+        self.top = Some(entry.clone());
+    }
+
+    /// Goes to the directory of an entry and returns its name there; none when it is left out or the target itself.
+    pub(super) fn name_of(&mut self, entry: &Entry) -> Result<Option<Vec<u8>>, TargetError> {
+        Ok(match self.approach(entry)? {
+            Place::In(name) => Some(name),
+            Place::Top | Place::LeftOut => None,
+        })
     }
 
     /// Checks the path, goes to its directory and returns its name there.
@@ -316,8 +347,10 @@ impl Restorer {
         let common = self.open.iter().zip(&names).take_while(|(open, name)| open.name == **name).count();
         self.leave_to(common)?;
         for missing in names.get(common..).unwrap_or_default() {
+            self.saw(missing);
             self.enter_unlisted(missing, &entry.path)?;
         }
+        self.saw(&name);
         Ok(Place::In(name))
     }
 
@@ -346,18 +379,18 @@ impl Restorer {
             let result = rustix::fs::fchmod(&directory, mode);
             result.map_err(|error| TargetError::from_io("open the directory of", path, error.into()))?;
         }
-        if self.shares && entry.is_some() {
-            // It may have got its own from the tree before; it gets it again when it is left.
+        if (self.shares || (self.existing.is_some() && made.is_none())) && entry.is_some() {
+            // It may have one of its own, from the tree before for one; it gets it again when it is left.
             let _ = rustix::fs::fremovexattr(&directory, "system.posix_acl_default");
         }
         self.current = Arc::new(directory);
-        self.open.push(OpenDirectory { name: name.to_vec(), entry });
+        self.open.push(OpenDirectory { name: name.to_vec(), entry, seen: Seen::default() });
         Ok(())
     }
 
     /// A target with a default ACL gives it to what is created right below it, and would so to everything else.
-    fn drop_handed_down_acls(&self, file: rustix::fd::BorrowedFd<'_>) {
-        if self.hands_down_acls && self.open.is_empty() {
+    pub(super) fn drop_handed_down_acls(&self, file: rustix::fd::BorrowedFd<'_>) {
+        if (self.hands_down_acls && self.open.is_empty()) || self.existing.is_some() {
             for name in ["system.posix_acl_default", "system.posix_acl_access"] {
                 // A file without the one or the other is as it should be.
                 let _ = rustix::fs::fremovexattr(file, name);
@@ -374,7 +407,11 @@ impl Restorer {
             self.open.iter().flat_map(|open| [b"/".as_slice(), &open.name]).flatten().copied().collect();
         while self.open.len() > depth {
             let Some(left) = self.open.pop() else { break };
+            self.delete_extras(&left.seen)?;
             if let Some(entry) = left.entry {
+                if self.existing.is_some() {
+                    self.setter.drop_other_xattrs(self.current.as_fd(), &entry);
+                }
                 // Root passes everywhere; anyone else must be able to come back for hard links and shared directories.
                 let shuts_out = entry.mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root();
                 let mode = if shuts_out { entry.mode | 0o700 } else { entry.mode };
@@ -398,6 +435,20 @@ impl Restorer {
 
     fn make_directory(&mut self, name: &[u8], entry: &Entry) -> Result<(), TargetError> {
         let mode = Mode::from_raw_mode(0o700);
+        match self.directory_there(name, entry)? {
+            There::Free => {}
+            There::LeftOut => {
+                self.left_out = Some(entry.path.clone());
+                return Ok(());
+            }
+            there => {
+                let sets = (there == There::Taken).then(|| entry.clone());
+                self.report.directories += 1;
+                self.enter(name, sets, &entry.path, None)?;
+                self.begin_seen(entry);
+                return Ok(());
+            }
+        }
         let made = match rustix::fs::mkdirat(self.current.as_fd(), name, mode) {
             Err(Errno::EXIST) if self.shares && self.is_listed(name)? => None,
             result => {
@@ -410,7 +461,22 @@ impl Restorer {
                 Some(mode)
             }
         };
-        self.enter(name, Some(entry.clone()), &entry.path, made)
+        if self.existing.is_some()
+            && let Ok(Some(stat)) = look(self.current.as_fd(), name)
+        {
+            self.placed(stat.st_ino);
+        }
+        self.enter(name, Some(entry.clone()), &entry.path, made)?;
+        self.begin_seen(entry);
+        Ok(())
+    }
+
+    /// What is remembered of a directory that was entered.
+    fn begin_seen(&mut self, entry: &Entry) {
+        if let (Some(existing), Some(open)) = (&self.existing, self.open.last_mut()) {
+            open.seen.deletes = existing.deletes_in(&entry.path);
+            open.seen.path.clone_from(&entry.path);
+        }
     }
 
     /// True when the current directory holds exactly this name, and not one that the file system takes for the same.
@@ -441,7 +507,17 @@ impl Restorer {
             Err(error) => return self.no_first_name(entry, first, error),
         };
         // Without following: the first name of a symbolic link is the link itself.
-        let result = rustix::fs::linkat(parent.as_fd(), *first_name, self.current.as_fd(), name, AtFlags::empty());
+        let current = Arc::clone(&self.current);
+        let link = |name: &[u8]| rustix::fs::linkat(&parent, *first_name, &*current, name, AtFlags::empty());
+        let result = if self.existing.is_some() {
+            let first_stat = look(parent.as_fd(), first_name).ok().flatten();
+            if self.hard_link_there(name, entry, first_stat.as_ref())? || !self.make_way(name, entry)? {
+                return Ok(());
+            }
+            self.make_and_rename(name, link)
+        } else {
+            link(name)
+        };
         match result {
             Err(Errno::NOENT | Errno::PERM | Errno::MLINK | Errno::XDEV) => {
                 let error = result.err().unwrap_or(Errno::NOENT);
@@ -462,7 +538,7 @@ impl Restorer {
     }
 
     /// True when something was made; a name that is taken is a finding.
-    fn created(&mut self, entry: &Entry, result: Result<(), Errno>) -> Result<bool, TargetError> {
+    pub(super) fn created(&mut self, entry: &Entry, result: Result<(), Errno>) -> Result<bool, TargetError> {
         match result {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => {
@@ -478,5 +554,20 @@ impl Restorer {
             }
             Err(error) => Err(TargetError::from_io("create", &entry.path, error.into())),
         }
+    }
+}
+
+/// Makes a link, pipe or device.
+fn make_special(directory: BorrowedFd<'_>, name: &[u8], kind: &EntryKind) -> Result<(), Errno> {
+    let private = Mode::from_raw_mode(0o600);
+    let device =
+        |kind, major, minor| rustix::fs::mknodat(directory, name, kind, private, rustix::fs::makedev(major, minor));
+    match kind {
+        EntryKind::Symlink(target) => rustix::fs::symlinkat(target.as_slice(), directory, name),
+        EntryKind::Fifo => rustix::fs::mkfifoat(directory, name, private),
+        EntryKind::CharDevice { major, minor } => device(FileType::CharacterDevice, *major, *minor),
+        EntryKind::BlockDevice { major, minor } => device(FileType::BlockDevice, *major, *minor),
+        // The others are made elsewhere.
+        EntryKind::File(_) | EntryKind::Directory | EntryKind::HardLink(_) | EntryKind::Socket => Err(Errno::INVAL),
     }
 }

@@ -18,6 +18,8 @@ pub struct FileSink {
     file: File,
     directory: Arc<OwnedFd>,
     name: Vec<u8>,
+    /// The name that the file gets when it is whole; none: it has it.
+    final_name: Option<Vec<u8>>,
     entry: Entry,
     setter: Setter,
     hasher: blake3::Hasher,
@@ -32,7 +34,14 @@ impl FileSink {
     pub(super) fn new(file: OwnedFd, directory: Arc<OwnedFd>, name: Vec<u8>, entry: Entry, setter: Setter) -> Self {
         let hasher = blake3::Hasher::new();
         let file = File::from(file);
-        Self { file, directory, name, entry, setter, hasher, extent: 0, in_extent: 0, complete: false }
+        let final_name = None;
+        Self { file, directory, name, final_name, entry, setter, hasher, extent: 0, in_extent: 0, complete: false }
+    }
+
+    /// The file gets this name when it is whole, in the place of what has it.
+    pub(super) fn renamed_to(mut self, name: Vec<u8>) -> Self {
+        self.final_name = Some(name);
+        self
     }
 
     /// Writes the next bytes.
@@ -77,6 +86,14 @@ impl FileSink {
         }
         let mut findings = Vec::new();
         self.setter.set_open(self.file.as_fd(), &self.entry, self.entry.mode, &mut findings);
+        if let Some(name) = &self.final_name {
+            let fault = |operation, error| TargetError::from_io(operation, &self.entry.path, error);
+            // First the contents, then the name: a power failure leaves the old file or the new one.
+            self.file.sync_data().map_err(|error| fault("sync", error))?;
+            let at = self.directory.as_fd();
+            let renamed = rustix::fs::renameat(at, self.name.as_slice(), at, name.as_slice());
+            renamed.map_err(|error| fault("rename", error.into()))?;
+        }
         self.complete = true;
         Ok(findings)
     }

@@ -19,7 +19,7 @@ mod beside;
 pub mod carry;
 pub mod postgres;
 mod postgres_properties;
-mod removal;
+pub(in crate::target) mod removal;
 pub mod sqlite;
 pub mod tree;
 

@@ -11,7 +11,7 @@ const DEPTH_MAX: usize = 64;
 ///
 /// # Errors
 /// What the system says; a part may be gone then.
-pub(super) fn remove(directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+pub(in crate::target) fn remove(directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         // Linux says the first for a directory, POSIX the second.

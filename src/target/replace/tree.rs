@@ -67,6 +67,23 @@ impl TreeReplacement {
         }
     }
 
+    /// Fails when one of these folders is the place or lies in it: with the old tree it would go. For holdfast's own folders, which no
+    /// snapshot has.
+    ///
+    /// # Errors
+    /// [`Error::Unsuitable`].
+    pub fn check_apart(&self, own_folders: &[PathBuf]) -> Result<(), Error> {
+        let place = self.beside.path(Role::Place, "");
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        match own_folders.iter().map(real).find(|folder| folder.starts_with(&place)) {
+            Some(_) => {
+                let reason = "holdfast's own repository, cache or state lies in it";
+                Err(Error::Unsuitable { path: place, reason })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Bytes that are free for this user where the new one will stand.
     ///
     /// # Errors

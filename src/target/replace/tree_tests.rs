@@ -244,4 +244,8 @@ fn a_mount_point_is_refused_before_anything_is_made() {
     let proc = TreeReplacement::new(Path::new("/proc"), ACT).unwrap();
     assert!(matches!(proc.check_movable(), Err(Error::MountPoint { .. })));
     assert!(matches!(proc.begin(), Err(Error::MountPoint { .. })));
+    let world = World::new(Before::Tree, true);
+    let replacement = world.replacement(u32::MAX);
+    assert!(matches!(replacement.check_apart(&[world.place().join("sub")]), Err(Error::Unsuitable { .. })));
+    assert!(replacement.check_apart(&[world.dir.path().to_owned(), world.dir.path().join("apple")]).is_ok());
 }

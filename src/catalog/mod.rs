@@ -1,5 +1,6 @@
 //! Local knowledge about a repository that saves work and that may be lost at any time: a cache of snapshot records
-//! (as they are stored, so still sealed) and the ledger of when each object was last read in full.
+//! (as they are stored, so still sealed), the ledger of when each object was last read in full, and which packs cannot be
+//! made smaller.
 //!
 //! Invariants: the repository alone is the truth; nothing here can make an operation fail. A catalog that is missing,
 //! damaged or of another version is made anew, and one that cannot be used at all is as good as an empty one; both
@@ -7,10 +8,10 @@
 
 mod schema;
 
-use crate::domain::id::{RepositoryId, SnapshotId};
+use crate::domain::id::{PackId, RepositoryId, SnapshotId};
 use rusqlite::{Connection, OptionalExtension, params};
 use schema::Opened;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -173,6 +174,36 @@ impl Catalog {
                 for (object, last) in reads {
                     let stored_bytes = i64::try_from(last.stored_bytes).unwrap_or(i64::MAX);
                     statement.execute(params![object, last.read_ns, stored_bytes, last.whole])?;
+                }
+            }
+            transaction.commit()
+        });
+    }
+
+    /// Packs of which it is known that compressing them harder gains nothing.
+    pub fn settled_packs(&self) -> HashSet<PackId> {
+        self.with(|db| {
+            let mut statement = db.prepare("SELECT pack FROM settled_packs")?;
+            let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+            let packs = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            Ok(packs.into_iter().filter_map(|pack| pack.try_into().ok().map(PackId)).collect())
+        })
+    }
+
+    /// Remembers packs as settled, and drops some that are gone.
+    pub fn note_settled_packs(&self, settled: &[PackId], gone: &[PackId]) {
+        if settled.is_empty() && gone.is_empty() {
+            return;
+        }
+        self.with(|db| {
+            let transaction = db.transaction()?;
+            for (statement, packs) in [
+                ("INSERT OR REPLACE INTO settled_packs (pack) VALUES (?1)", settled),
+                ("DELETE FROM settled_packs WHERE pack = ?1", gone),
+            ] {
+                let mut statement = transaction.prepare(statement)?;
+                for pack in packs {
+                    statement.execute(params![pack.0.as_slice()])?;
                 }
             }
             transaction.commit()

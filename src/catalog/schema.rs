@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Version of the tables; a catalog of any other version is made anew.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// How long a statement waits for another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -19,7 +19,8 @@ const TABLES: &str = "
     CREATE TABLE snapshots (id BLOB PRIMARY KEY, time_ns INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE ledger (
         object TEXT PRIMARY KEY, read_ns INTEGER NOT NULL, stored_bytes INTEGER NOT NULL, whole INTEGER NOT NULL
-    ) WITHOUT ROWID;";
+    ) WITHOUT ROWID;
+    CREATE TABLE settled_packs (pack BLOB PRIMARY KEY) WITHOUT ROWID;";
 
 /// An open catalog.
 #[derive(Debug)]

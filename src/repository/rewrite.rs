@@ -21,6 +21,18 @@ const BULK_BYTES: usize = 192 << 10;
 const SMALL_LEVEL: i32 = 9;
 const BULK_LEVEL: i32 = 6;
 
+/// Level for literals that are old and therefore worth the time. Above it the time grows and the gain hardly does.
+pub const HARD_LEVEL: i32 = 15;
+
+/// How much work literals are worth that could be copied as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// None: whole segments are copied as compressed units.
+    AsItIs,
+    /// They are compressed again, with [`HARD_LEVEL`].
+    Hard,
+}
+
 /// Blobs that another pack holds as well: (pack, ordinal).
 pub type Repeated = HashSet<(PackNumber, u32)>;
 
@@ -35,6 +47,7 @@ pub fn copy_pack(
     marking: &Marking,
     repeated: &Repeated,
     number: PackNumber,
+    effort: Effort,
 ) -> Result<()> {
     let table = packs.table(index, number)?;
     let copy = index.pack(number).map_or(0, |info| info.copy);
@@ -44,7 +57,7 @@ pub fn copy_pack(
     }
     chunks.values_mut().for_each(|of_space| of_space.sort_unstable_by_key(|c| c.start));
     let mut copier =
-        Copier { index, packs, writer, number, copy, table: &table, chunks, gathered: Gathered::default() };
+        Copier { index, packs, writer, number, effort, copy, table: &table, chunks, gathered: Gathered::default() };
     let mut literals = Vec::new();
     for (ordinal, blob) in (0u32..).zip(&table.table.blobs) {
         if repeated.contains(&(number, ordinal)) {
@@ -90,6 +103,7 @@ struct Copier<'c> {
     packs: &'c PackReader,
     writer: &'c mut PackWriter,
     number: PackNumber,
+    effort: Effort,
     copy: u8,
     table: &'c LoadedTable,
     /// Chunks of each space of the table, by first offset.
@@ -118,7 +132,12 @@ impl Copier<'_> {
         {
             self.flush()?;
             self.chunks_in(id, space, &[span])?;
-            return self.whole(ordinal, NewBlob::Segment { space: id, start });
+            let blob = NewBlob::Segment { space: id, start };
+            if self.effort == Effort::Hard {
+                let raw = self.packs.blob(self.index, self.number, self.table, ordinal)?;
+                return self.writer.add(self.copy, blob, raw, HARD_LEVEL);
+            }
+            return self.whole(ordinal, blob);
         }
         let far = self.gathered.space != id
             || self.gathered.bytes >= GATHER_BYTES
@@ -157,7 +176,11 @@ impl Copier<'_> {
         }
         let spans: Vec<(u64, u64)> = gathered.pieces.iter().map(|(at, b)| (*at, at + b.len() as u64)).collect();
         self.chunks_in(gathered.space, gathered.number, &spans)?;
-        let level = if gathered.bytes >= BULK_BYTES { BULK_LEVEL } else { SMALL_LEVEL };
+        let level = match self.effort {
+            Effort::Hard => HARD_LEVEL,
+            Effort::AsItIs if gathered.bytes >= BULK_BYTES => BULK_LEVEL,
+            Effort::AsItIs => SMALL_LEVEL,
+        };
         let (space, start) = (gathered.space, gathered.start);
         if let [(_, bytes)] = gathered.pieces.as_slice() {
             return self.writer.add(self.copy, NewBlob::Segment { space, start }, bytes.clone(), level);

@@ -288,3 +288,57 @@ fn a_full_disk_is_freed_and_a_read_only_one_refused() {
     assert!(after > Some(8 << 10), "{ran:?}");
     assert!(!ran.stderr.contains("panicked"), "{ran:?}");
 }
+
+/// What is old is compressed harder once, what is young is left alone.
+#[test]
+fn old_packs_are_compressed_harder_once() {
+    let place = Place::with_repository();
+    // words that a patient compressor finds more of
+    let text = |seed: u64| -> Vec<u8> {
+        let hash = |n: u64| u64::from_le_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes().first_chunk().unwrap());
+        let word = |n: u64| blake3::hash(&(seed + n).to_be_bytes()).to_hex()[..3 + n as usize % 7].to_owned();
+        let words: Vec<String> = (0..3000).map(word).collect();
+        let line = |n: u64| {
+            let chosen = (0..8).map(|k| (hash(seed + n) >> (k * 7)) as usize % if k % 3 == 0 { 40 } else { 3000 });
+            format!("{n}: {}\n", chosen.map(|at| words[at].as_str()).collect::<Vec<_>>().join(" "))
+        };
+        (0..40_000).map(line).collect::<String>().into_bytes()
+    };
+    let inputs = [("old", "2 months ago", text(1)), ("young", "2 days ago", text(2))];
+    let mut ids = Vec::new();
+    for (name, time, bytes) in &inputs {
+        let ran = place.run_with_input(["backup", "--stdin", "--stdin-filename", name, "--time", time], bytes);
+        ids.push(ran.good().stdout.trim().to_owned());
+    }
+    let stored = || -> u64 {
+        files_below(&place.path("repository/packs")).iter().map(|file| file.metadata().unwrap().len()).sum()
+    };
+    let prune = |older: &str, more: &[&str]| {
+        let words = ["prune", "--json", "--recompress-older", older].into_iter().chain(more.iter().copied());
+        let ran = place.run(words);
+        serde_json::from_str::<serde_json::Value>(ran.good().stdout.lines().last().unwrap()).unwrap()
+    };
+    let before = stored();
+    assert_eq!(prune("90d", &[])["packs_recompressed"], 0, "nothing is that old");
+    assert_eq!(stored(), before);
+    let would = prune("30d", &["--dry-run"])["packs_recompressed"].as_u64().unwrap();
+    assert_eq!(stored(), before);
+    let done = prune("30d", &[]);
+    assert_eq!(done["packs_recompressed"].as_u64(), Some(would));
+    assert!(would > 0 && stored() < before, "{done}");
+    let after_old = stored();
+    assert_eq!(prune("30d", &[])["packs_recompressed"], 0, "once is enough");
+    // another machine knows nothing of that, and finds the same out by itself
+    std::fs::remove_dir_all(place.path("home/state")).unwrap();
+    assert_eq!(prune("30d", &[])["packs_recompressed"], 0);
+    assert_eq!(stored(), after_old);
+    // the young one was not among them
+    assert!(prune("1d", &[])["packs_recompressed"].as_u64() > Some(0));
+    assert!(stored() < after_old);
+    for ((name, _, bytes), id) in inputs.iter().zip(&ids) {
+        let found = place.command(["dump", id, name]).output().unwrap();
+        assert!(found.stdout == *bytes, "{name}: {}", String::from_utf8_lossy(&found.stderr));
+    }
+    place.run(["verify", "--read-data"]).good();
+    place.run(["forget", "--keep-last", "1", "--recompress-older", "30d"]).failed(2, "--prune");
+}

@@ -1,6 +1,7 @@
 //! Prune through the library: whatever is kept reads back, whatever is not frees its space.
 
 use crate::streams::{Change, Repo, apply, rows};
+use holdfast::catalog::Catalog;
 use holdfast::domain::id::{SnapshotId, VersionId};
 use holdfast::domain::system::FixedClock;
 use holdfast::format::config_object::WriterParameters;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex};
 
 /// Prunes everything but `kept`.
 pub(crate) fn prune(repo: &Repo, kept: &HashSet<VersionId>, options: &PruneOptions) -> Result<PruneReport, PruneError> {
-    let roots = || Ok(Roots { versions: kept.clone(), kept: Vec::new(), gone: Vec::new() });
+    let roots = || Ok(Roots { versions: kept.clone(), ..Roots::default() });
     prune_with(repo, &roots, options)
 }
 
@@ -35,6 +36,7 @@ pub(crate) fn prune_with(
         observer: &Silent,
         cancel: &Cancel::default(),
         cache: None,
+        catalog: &Catalog::none(),
         host: "test".into(),
         process_id: 1,
         roots,
@@ -50,8 +52,10 @@ fn stored(repo: &Repo) -> u64 {
         .sum()
 }
 
-const FULL: PruneOptions = PruneOptions { dry_run: false, full: true, max_repack_bytes: None };
-const NORMAL: PruneOptions = PruneOptions { dry_run: false, full: false, max_repack_bytes: None };
+const FULL: PruneOptions =
+    PruneOptions { dry_run: false, full: true, max_repack_bytes: None, recompress_before_ns: None };
+const NORMAL: PruneOptions =
+    PruneOptions { dry_run: false, full: false, max_repack_bytes: None, recompress_before_ns: None };
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
@@ -269,7 +273,7 @@ fn forgotten_snapshots_go_with_their_data() {
     let (first, _) = repo.put(&rows(1, 3000), None, &[]);
     let gone = SnapshotId([3; 16]);
     repo.store.raw_replace(&format!("snapshots/{gone}/snapshot"), vec![1]);
-    let roots = || Ok(Roots { versions: HashSet::from([first.version]), kept: Vec::new(), gone: vec![gone] });
+    let roots = || Ok(Roots { versions: HashSet::from([first.version]), gone: vec![gone], ..Roots::default() });
     let report = prune_with(&repo, &roots, &NORMAL).expect("prune");
     assert_eq!((report.snapshots_removed, report.packs_removed), (1, 0));
     assert!(repo.store.list(ObjectKind::Snapshot).expect("list").is_empty());

@@ -24,6 +24,9 @@ pub struct PruneLimits {
     /// Rewrite packs of at most SIZE in all
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_repack_size: Option<u64>,
+    /// Compress what is older than DURATION harder, once; worth it for what stays for months
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub recompress_older: Option<Duration>,
 }
 
 /// Arguments of `prune`.

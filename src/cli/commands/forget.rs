@@ -26,8 +26,16 @@ use std::ffi::OsString;
 /// Forgets by policy, or what is named, and prunes if that is wanted.
 pub(crate) fn run(invocation: &Invocation, args: &ForgetArgs) -> Result<ExitCode, Failure> {
     let limits = &args.limits;
-    if !args.prune && (limits.full || limits.grace.is_some() || limits.max_repack_size.is_some()) {
-        let failure = Failure::usage("forget.no_prune", "--full, --grace and --max-repack-size belong to --prune");
+    if !args.prune
+        && (limits.full
+            || limits.grace.is_some()
+            || limits.max_repack_size.is_some()
+            || limits.recompress_older.is_some())
+    {
+        let failure = Failure::usage(
+            "forget.no_prune",
+            "--full, --grace, --max-repack-size and --recompress-older belong to --prune",
+        );
         return Err(failure.hint("add --prune; nothing was touched"));
     }
     if args.selectors.is_empty() {

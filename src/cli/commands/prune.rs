@@ -44,6 +44,7 @@ pub(crate) fn prune(invocation: &Invocation, listing: &Listing, limits: &PruneLi
         observer: invocation.observer(),
         cancel: &invocation.cancel,
         cache: cache.as_deref(),
+        catalog: &catalog,
         host: invocation.environment.host.clone(),
         process_id: std::process::id(),
         roots: &read_roots,
@@ -52,6 +53,10 @@ pub(crate) fn prune(invocation: &Invocation, listing: &Listing, limits: &PruneLi
         dry_run: invocation.global.dry_run,
         full: limits.full,
         max_repack_bytes: limits.max_repack_size.or(settings.max_repack_bytes),
+        recompress_before_ns: limits.recompress_older.or(settings.recompress_older).map(|age| {
+            let age_ns = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+            timestamp_ns(invocation.clock.now()).saturating_sub(age_ns)
+        }),
     };
     let busy = |error: &PruneError| match error {
         PruneError::Busy { who } => Some(who.clone()),
@@ -128,6 +133,10 @@ pub(crate) fn tell(invocation: &Invocation, report: &PruneReport) {
         format_count(report.records_merged),
         if report.dry_run { String::new() } else { format!(", {} versions proved", report.versions_proved) }
     ));
+    if report.packs_recompressed > 0 {
+        let would = if report.dry_run { "would compress" } else { "compressed" };
+        output.line(&format!("{would} {} old packs harder", format_count(report.packs_recompressed)));
+    }
     if report.acts_removed > 0 {
         let would = if report.dry_run { "would remove" } else { "removed" };
         let count = format_count(report.acts_removed);

@@ -14,7 +14,7 @@ use crate::repository::liveness::Marking;
 use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
 use crate::repository::pack_writer::{PackWriter, name_packs};
 use crate::repository::record_merge;
-use crate::repository::rewrite;
+use crate::repository::rewrite::{self, Effort};
 use crate::repository::session::prove_stream;
 use crate::repository::stream_reader::{StreamReader, read_head};
 use crate::storage::{ReadStore, WriteStore};
@@ -86,7 +86,8 @@ fn write_and_prove(
     drop(heads);
     for (done, pack) in (plan.merges.len() as u64 + 1..).zip(&plan.rewrite) {
         means.cancel.check()?;
-        rewrite::copy_pack(&view.index, &view.packs, writer, &view.marking, &plan.repeated, pack.number)
+        let effort = if plan.harder.contains(&pack.number) { Effort::Hard } else { Effort::AsItIs };
+        rewrite::copy_pack(&view.index, &view.packs, writer, &view.marking, &plan.repeated, pack.number, effort)
             .map_err(unreadable)?;
         progress(done);
     }
@@ -268,6 +269,7 @@ fn publish_and_condemn(
     condemned::put(means.store.as_ref(), &means.keys, &record)?;
     report.records_merged += plan.merges.len() as u64;
     report.packs_rewritten += plan.rewrite.len() as u64;
+    report.packs_recompressed += plan.harder.len() as u64;
     report.packs_removed += (plan.remove.len() + view.orphans.len()) as u64;
     report.written_bytes += new_bytes;
     let index_objects: BTreeSet<IndexId> =

@@ -10,10 +10,12 @@ pub mod acts;
 mod execute;
 mod finish;
 pub mod plan;
+mod recompress;
 pub mod roots;
 
 use super::cancel::{Cancel, Cancelled};
 use super::observer::{Event, Observer};
+use crate::catalog::Catalog;
 use crate::domain::id::{PackId, SnapshotId, VersionId};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::system::{Clock, Random};
@@ -29,7 +31,7 @@ use crate::repository::session::{self, BackupSession, SessionStart};
 use crate::storage::{self, DeleteStore, ErrorKind, ObjectKind, ReadStore, WriteStore};
 use plan::{Limits, Plan};
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,6 +43,8 @@ const STEPS_MAX: usize = 10_000;
 pub struct Roots {
     /// Versions that kept snapshots name.
     pub versions: HashSet<VersionId>,
+    /// Of each version the time of the oldest kept snapshot that names it, nanoseconds since 1970 UTC.
+    pub first_named_ns: HashMap<VersionId, i64>,
     /// Kept snapshots, ascending: for telling whether anything changed.
     pub kept: Vec<SnapshotId>,
     /// Forgotten snapshots whose time to be undeleted is over, ascending.
@@ -53,8 +57,11 @@ impl Roots {
         let mut roots = Self { gone, ..Self::default() };
         for snapshot in kept {
             roots.kept.push(snapshot.id);
-            let streams = snapshot.sources.iter().flat_map(|s| &s.streams);
-            roots.versions.extend(streams.map(|s| s.version));
+            for stream in snapshot.sources.iter().flat_map(|s| &s.streams) {
+                roots.versions.insert(stream.version);
+                let since = roots.first_named_ns.entry(stream.version).or_insert(snapshot.time_ns);
+                *since = snapshot.time_ns.min(*since);
+            }
         }
         roots.kept.sort_unstable();
         roots.gone.sort_unstable();
@@ -83,6 +90,8 @@ pub struct PruneMeans<'a> {
     pub cancel: &'a Cancel,
     /// Folder of the local index cache, if there is one.
     pub cache: Option<&'a Path>,
+    /// Remembers which packs cannot be made smaller.
+    pub catalog: &'a Catalog,
     /// Host name, for records.
     pub host: String,
     /// This process's id, for the session record.
@@ -106,6 +115,8 @@ pub struct PruneOptions {
     pub full: bool,
     /// Most bytes of packs to rewrite.
     pub max_repack_bytes: Option<u64>,
+    /// Compress what is older than this harder, nanoseconds since 1970 UTC.
+    pub recompress_before_ns: Option<i64>,
 }
 
 /// What a prune did, or would do.
@@ -127,6 +138,8 @@ pub struct PruneReport {
     pub records_merged: u64,
     /// Packs of which a part was copied.
     pub packs_rewritten: u64,
+    /// Packs that were chosen because they were old and not compressed hard.
+    pub packs_recompressed: u64,
     /// Packs that went as they were.
     pub packs_removed: u64,
     /// Stored bytes of the packs that went.
@@ -275,9 +288,10 @@ fn run_step(
         let excluded = condemned::packs_of(&records);
         let (index, loaded) = index_loader::load_without(means.store.as_ref(), &means.keys, means.cache, &excluded)?;
         refuse_damaged_index(loaded)?;
-        let (_, plan) = look_and_choose(means, index, limits, true, report)?;
+        let (_, plan) = look_and_choose(means, index, options, limits, true, report)?;
         report.records_merged = plan.merges.len() as u64;
         report.packs_rewritten = plan.rewrite.len() as u64;
+        report.packs_recompressed = plan.harder.len() as u64;
         report.packs_removed = plan.remove.len() as u64;
         report.removed_bytes = plan.freed_bytes();
         report.written_bytes = plan.written_bytes();
@@ -286,13 +300,14 @@ fn run_step(
     let (index, guard) = begin(means)?.into_parts();
     // again, now that others can see this one: of two that begin at once at least one gives way
     let alone = refuse_beside_another(means, Some(guard.id()));
-    let done = alone.and_then(|()| look_and_choose(means, index, limits, first, report)).and_then(|(view, plan)| {
-        if plan.is_empty() && view.roots.gone.is_empty() && view.orphans.is_empty() {
-            return Ok(None);
-        }
-        report.steps += 1;
-        execute::execute(means, view, plan, report).map(Some)
-    });
+    let done =
+        alone.and_then(|()| look_and_choose(means, index, options, limits, first, report)).and_then(|(view, plan)| {
+            if plan.is_empty() && view.roots.gone.is_empty() && view.orphans.is_empty() {
+                return Ok(None);
+            }
+            report.steps += 1;
+            execute::execute(means, view, plan, report).map(Some)
+        });
     // the session protected what this step wrote; it is published or given up now, and nobody needs to wait for it
     session::end(means.store.as_ref(), guard.id())?;
     drop(guard);
@@ -313,6 +328,7 @@ fn refuse_damaged_index(loaded: index_loader::LoadReport) -> Result<(), PruneErr
 fn look_and_choose(
     means: &PruneMeans<'_>,
     index: RepositoryIndex,
+    options: &PruneOptions,
     limits: &Limits,
     first: bool,
     report: &mut PruneReport,
@@ -337,7 +353,13 @@ fn look_and_choose(
         report.dead_bytes = found.dead_bytes;
     }
     let plan = match limits.step_bytes {
-        None => plan::choose(&view.marking, found, limits),
+        None => {
+            let harder = match options.recompress_before_ns {
+                Some(before_ns) => recompress::worth_it(means, &view, before_ns, !options.dry_run)?,
+                None => HashSet::new(),
+            };
+            plan::choose(&view.marking, found, limits, &view.index, harder)
+        }
         Some(step_bytes) => choose_small(&mut view, found, limits, step_bytes)?,
     };
     report.is_partial = plan.is_partial;
@@ -364,7 +386,7 @@ fn choose_small(
         }
         view.marking = Marking::of(&view.index, &view.packs, &view.needed).map_err(unreadable)?;
         let found = plan::assess(&view.index, &view.packs, &view.marking).map_err(unreadable)?;
-        let mut plan = plan::choose(&view.marking, found, limits);
+        let mut plan = plan::choose(&view.marking, found, limits, &view.index, HashSet::new());
         plan.rewrite.clear();
         plan.is_partial = true;
         if carried_out == 1 || !plan.remove.is_empty() {
@@ -372,7 +394,7 @@ fn choose_small(
         }
         view.needed = view.roots.versions.clone();
     }
-    let mut plan = plan::choose(&view.marking, found, limits);
+    let mut plan = plan::choose(&view.marking, found, limits, &view.index, HashSet::new());
     plan::shorten(&mut plan, step_bytes);
     Ok(plan)
 }

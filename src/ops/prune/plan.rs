@@ -68,6 +68,8 @@ pub struct Plan {
     pub merges: Vec<Merge>,
     /// Packs of which what is needed is copied before they go.
     pub rewrite: Vec<PackState>,
+    /// Those of `rewrite` whose literals are compressed harder on the way.
+    pub harder: HashSet<PackNumber>,
     /// Packs that go as they are.
     pub remove: Vec<PackState>,
     /// Blobs that another pack holds as well, and that are not copied.
@@ -257,8 +259,20 @@ fn covers(parts: &[(u64, u64)], start: u64, end: u64) -> bool {
     parts.get(at).is_some_and(|p| p.0 <= start && p.1 >= end)
 }
 
-/// Chooses what one step does.
-pub fn choose(marking: &Marking, found: Assessment, limits: &Limits) -> Plan {
+/// Chooses what one step does. `harder` are packs that would be smaller if they were compressed harder.
+pub fn choose(
+    marking: &Marking,
+    mut found: Assessment,
+    limits: &Limits,
+    index: &RepositoryIndex,
+    harder: HashSet<PackNumber>,
+) -> Plan {
+    let known: HashSet<PackNumber> = found.packs.iter().map(|p| p.number).collect();
+    found.packs.extend(harder.iter().filter(|number| !known.contains(number)).filter_map(|&number| {
+        let info = index.pack(number)?;
+        let (id, copy, stored_bytes) = (info.id, info.copy, info.stored_bytes);
+        Some(PackState { id, number, copy, stored_bytes, dead_bytes: 0, is_dead: false })
+    }));
     let mut plan = Plan { merges: marking.merges().to_vec(), repeated: found.repeated, ..Plan::default() };
     plan.remove = found.packs.iter().filter(|p| p.is_dead).cloned().collect();
     let mut rest: Vec<&PackState> = found.packs.iter().filter(|p| !p.is_dead).collect();
@@ -298,6 +312,18 @@ pub fn choose(marking: &Marking, found: Assessment, limits: &Limits) -> Plan {
             }
         }
     }
+    for pack in rest.iter().filter(|p| harder.contains(&p.number)) {
+        if chosen.contains(&pack.number) {
+            continue;
+        }
+        if pack.stored_bytes > budget {
+            plan.is_partial = true;
+            continue;
+        }
+        budget -= pack.stored_bytes;
+        chosen.insert(pack.number);
+    }
+    plan.harder = harder.intersection(&chosen).copied().collect();
     plan.rewrite = rest.into_iter().filter(|p| chosen.contains(&p.number)).cloned().collect();
     plan.rewrite.sort_by_key(|p| p.number);
     plan

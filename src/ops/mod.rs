@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod backup;
 pub mod cancel;
+pub mod drill;
 pub mod dump;
 pub mod export;
 pub mod forget;

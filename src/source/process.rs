@@ -49,6 +49,10 @@ pub struct ProcessSpec {
     pub env: Vec<(OsString, Option<OsString>)>,
     /// Standard input.
     pub stdin: StdinMode,
+    /// Working directory; ours if none.
+    pub directory: Option<std::path::PathBuf>,
+    /// Numbers of the user and group that it runs as, without any further group; ours if none. Needs root.
+    pub user: Option<(u32, u32)>,
 }
 
 impl ProcessSpec {
@@ -59,6 +63,8 @@ impl ProcessSpec {
             args: args.into_iter().map(Into::into).collect(),
             env: Vec::new(),
             stdin: StdinMode::Null,
+            directory: None,
+            user: None,
         }
     }
 
@@ -181,6 +187,13 @@ impl Processes for SystemProcesses {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
             };
+        }
+        if let Some(directory) = &spec.directory {
+            command.current_dir(directory);
+        }
+        if let Some((user, group)) = spec.user {
+            // This drops the groups of root, too.
+            command.uid(user).gid(group);
         }
         let mut child = command.spawn()?;
         let tail = Arc::new(Tail::default());

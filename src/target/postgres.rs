@@ -40,6 +40,29 @@ pub struct RestoreOptions {
     pub no_owner: bool,
     /// Leaves out GRANT and REVOKE (archives only).
     pub no_privileges: bool,
+    /// One part of the dump alone (archives only).
+    pub section: Option<Section>,
+}
+
+/// The three parts of a dump, in the order in which they are restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// Definitions that the rows need.
+    Before,
+    /// Rows, large objects, values of sequences.
+    Data,
+    /// Indexes, constraints, triggers and the like.
+    After,
+}
+
+impl Section {
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Before => "--section=pre-data",
+            Self::Data => "--section=data",
+            Self::After => "--section=post-data",
+        }
+    }
 }
 
 /// A restore in progress. Dropping it ends the program and drops the database.
@@ -180,6 +203,7 @@ fn restore_program(
             args.push("--exit-on-error".into());
             args.extend(options.no_owner.then(|| "--no-owner".into()));
             args.extend(options.no_privileges.then(|| "--no-privileges".into()));
+            args.extend(options.section.map(|section| section.argument().into()));
             client_program(tools, "pg_restore", args, connection)
         }
         DumpFormat::Script => {
@@ -204,7 +228,8 @@ fn drain(child: &mut dyn Child) {
     while matches!(child.read(&mut buffer, None), Ok(ChildRead::Bytes(n)) if n > 0) {}
 }
 
-fn quoted(identifier: &str) -> String {
+/// An identifier in quotes.
+pub(super) fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
@@ -218,7 +243,7 @@ fn server_error(
 }
 
 /// A session in a database that is always there.
-fn maintenance_session(connection: &Connection) -> Result<postgres::Client, SourceError> {
+pub(super) fn maintenance_session(connection: &Connection) -> Result<postgres::Client, SourceError> {
     let mut refused = None;
     for database in MAINTENANCE {
         match connection.clone().with_database(database).open() {
@@ -244,8 +269,8 @@ fn create_database(connection: &Connection) -> Result<(), TargetError> {
     }
 }
 
-/// Drops a database that this file created. True when it is gone.
-fn drop_database(connection: &Connection) -> bool {
+/// Drops a database that this room created. True when it is gone.
+pub(super) fn drop_database(connection: &Connection) -> bool {
     drop_subscriptions(connection);
     let Ok(mut client) = maintenance_session(connection) else { return false };
     let name = quoted(connection.database());

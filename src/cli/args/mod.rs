@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod backup;
 pub mod config;
+pub mod drill;
 pub mod dump;
 pub mod export;
 pub mod forget;
@@ -110,6 +111,8 @@ pub enum Command {
     Prune(prune::PruneArgs),
     /// Forget by policy, then prune
     Cleanup(Box<forget::ForgetArgs>),
+    /// Restore for proof, time it, and remove it again
+    Drill(drill::DrillArgs),
     /// Show what was done under the net: restores in place, guards, drills
     History(history::HistoryArgs),
     /// Manage passwords and key files
@@ -151,6 +154,7 @@ impl Command {
             Self::Accept(_) => "accept",
             Self::Prune(_) => "prune",
             Self::Cleanup(_) => "cleanup",
+            Self::Drill(_) => "drill",
             Self::History(_) => "history",
             Self::Key(_) => "key",
             Self::Repair(_) => "repair",

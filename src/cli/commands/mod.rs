@@ -4,6 +4,7 @@
 pub(crate) mod accept;
 pub(crate) mod backup;
 pub(crate) mod config;
+pub(crate) mod drill;
 pub(crate) mod dump;
 pub(crate) mod export;
 pub(crate) mod forget;
@@ -52,6 +53,7 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Accept(args) => accept::run(invocation, args),
         Command::Prune(args) => prune::run(invocation, args),
         Command::Cleanup(args) => forget::cleanup(invocation, args),
+        Command::Drill(args) => drill::run(invocation, args),
         Command::History(args) => history::run(invocation, args),
         Command::Key(args) => key::run(invocation, args),
         Command::Config(args) => config::run(invocation, args),

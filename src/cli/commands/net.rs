@@ -54,20 +54,24 @@ impl<'i> Net<'i> {
 
     /// Writes acts.
     fn recorder(&'i self) -> Recorder<'i> {
-        let environment = &self.invocation.environment;
-        let process = std::process::id();
-        Recorder {
-            store: self.repository.repository.store.as_ref(),
-            keys: &self.repository.repository.keys,
-            clock: &self.invocation.clock,
-            random: &self.invocation.random,
-            owner: Owner {
-                host: environment.host.clone(),
-                user: environment.user.clone(),
-                process,
-                mark: self.census.mark(process),
-            },
-        }
+        recorder(self.invocation, self.repository)
+    }
+}
+
+/// Writes acts as this process.
+pub(super) fn recorder<'i>(invocation: &'i Invocation, repository: &'i ReadingRepository) -> Recorder<'i> {
+    let (environment, process) = (&invocation.environment, std::process::id());
+    Recorder {
+        store: repository.repository.store.as_ref(),
+        keys: &repository.repository.keys,
+        clock: &invocation.clock,
+        random: &invocation.random,
+        owner: Owner {
+            host: environment.host.clone(),
+            user: environment.user.clone(),
+            process,
+            mark: SystemCensus.mark(process),
+        },
     }
 }
 

@@ -115,6 +115,8 @@ pub struct Facts {
     pub owners: BTreeSet<String>,
     /// Tablespaces that are named.
     pub tablespaces: BTreeSet<String>,
+    /// Kinds of entries.
+    pub kinds: BTreeSet<String>,
     /// Where the table of contents ends, bytes.
     pub contents_end: Option<u64>,
 }
@@ -283,6 +285,7 @@ impl Summary {
                 set.insert(text(value));
             }
         }
+        facts.kinds.insert(kind.to_owned());
         if kind == "EXTENSION" {
             facts.extensions.push(name.to_owned());
         }

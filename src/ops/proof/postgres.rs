@@ -71,6 +71,12 @@ impl Expected {
         &self.archive.watch().facts
     }
 
+    /// The versions of the server that was dumped and of the `pg_dump` that did it, as the dump has them.
+    pub fn versions(&self) -> (&str, &str) {
+        let summary = self.archive.watch();
+        (&summary.server_version, &summary.dump_version)
+    }
+
     /// What belongs to the database as a whole.
     pub fn aside(&self) -> &Aside {
         &self.archive.watch().aside

@@ -111,6 +111,7 @@ targets = { db = "host=SOCKET dbname=app user=postgres" }
 "#;
 const SCRIPT: &str = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho \"$1\" >> service.log\n\
     test -e \"hang-$1\" && sleep 60\ntest -e \"fail-$1\" && { echo \"$1 says no\" >&2; exit 3; }\n\
+    test -e \"down-$1\" && { rm \"down-$1\"; sh ./stop-server; }\n\
     test -e \"fail-once-$1\" && { rm \"fail-once-$1\"; exit 4; }\nexit 0\n";
 
 impl Application {
@@ -323,6 +324,102 @@ fn two_restores_of_one_place_do_not_meet() {
     std::fs::remove_file(place.path("hang-stop")).unwrap();
     place.run(["rollback"]).good();
     application.is_new();
+}
+
+#[test]
+fn a_server_that_goes_down_on_the_way_costs_nothing() {
+    let application = Application::with_service();
+    let (place, cluster) = (&application.place, &application.cluster);
+    place.write("stop-server", cluster.stop_command());
+    // Before the restore: nothing has left its place, and the application runs again.
+    place.write("down-stop", "");
+    place.run(["restore", "latest", "--yes"]).failed(21, "is in its place again");
+    assert_eq!(application.service_log(), "stop start");
+    let status = place.run(["status"]).good().stdout.clone();
+    assert!(status.contains("cannot be looked at"), "{status}");
+    place.run(["restore", "latest", "--check"]).failed_with_output(14, "cannot be reached");
+    cluster.start_again();
+    place.run(["rollback"]).good();
+    application.is_new();
+    // After the swap, and the check fails: it is taken back as soon as that can be done.
+    place.write("down-check", "");
+    let flag = place.write("fail-check", "");
+    let ran = place.run(["restore", "latest", "--yes"]);
+    ran.failed(22, "what was there before could not be put back");
+    assert!(ran.stderr.contains("holdfast rollback"), "{ran:?}");
+    cluster.start_again();
+    place.run(["rollback"]).good();
+    application.is_new();
+    std::fs::remove_file(flag).unwrap();
+    // After the swap, and the check is content: the new stays, the old goes as soon as that can be done.
+    place.write("down-check", "");
+    let ran = place.run(["restore", "latest", "--yes"]);
+    assert!(ran.good().stderr.contains("Not removed"), "{ran:?}");
+    cluster.start_again();
+    assert_eq!(cluster.databases().len(), 3);
+    let status = place.run(["status"]).good().stdout.clone();
+    assert!(status.contains("settle"), "{status}");
+    place.run(["restore", "latest", "--yes"]).good();
+    application.is_old();
+    assert_eq!(place.run(["status"]).good().stdout, "");
+}
+
+#[test]
+fn an_interruption_takes_back() {
+    let application = Application::with_service();
+    let place = &application.place;
+    let config = std::fs::read_to_string(place.path("holdfast.toml")).unwrap();
+    place.write("holdfast.toml", config.replace("check_timeout = \"3s\"", "check_timeout = \"10m\""));
+    place.write("hang-check", "");
+    let mut child = place.command(["restore", "latest", "--yes"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    while !std::fs::read_to_string(place.path("service.log")).is_ok_and(|text| text.contains("check")) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    application.is_new();
+    assert_eq!(application.service_log(), "stop start check stop start");
+    assert_eq!(place.run(["status"]).good().stdout, "");
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_in_its_place() {
+    let probe =
+        std::process::Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this user may not mount a file system");
+        return;
+    }
+    let place = Place::with_repository();
+    let folder = place.path("").display().to_string();
+    let config = format!(
+        "[[source]]\nname = \"code\"\nkind = \"files\"\npaths = [\"{folder}disk/srv\"]\n\
+         [[source]]\nname = \"journal\"\nkind = \"sqlite\"\npath = \"{folder}disk/data.db\"\n\
+         [service]\nstop = [\"sh\", \"{folder}fill\"]\nstart = [\"rm\", \"-f\", \"{folder}disk/filler\"]\n"
+    );
+    place.write("holdfast.toml", config);
+    place.write("fill", format!("dd if=/dev/zero of={folder}disk/filler bs=64k; true"));
+    sqlite(&place.path("data.db"), "create table t (v text); insert into t values ('old')");
+    let program = env!("CARGO_BIN_EXE_holdfast");
+    let script = format!(
+        "set -e; mkdir disk; mount -t tmpfs -o size=16m tmpfs disk; mkdir disk/srv; cp data.db disk/data.db
+         head -c 3000000 /dev/urandom > disk/srv/big; echo old > disk/srv/a; {program} -q backup > /dev/null
+         echo new > disk/srv/a; set +e
+         {program} restore latest --yes; echo full $?; cat disk/srv/a; ls -a disk | grep holdfast-; ls disk
+         head -c 8000000 /dev/zero > disk/zeros; {program} restore latest --yes; echo early $?; rm disk/zeros
+         {program} -q restore latest --yes --no-safety --check; echo check $?
+         printf true > fill; {program} restore latest --yes; echo good $?; cat disk/srv/a"
+    );
+    let mut command = place.command(["version"]);
+    let mut shell = std::process::Command::new("unshare");
+    shell.args(["--mount", "sh", "-c", &script]).env_clear().current_dir(place.path(""));
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = shell.output().unwrap();
+    let (text, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("ok ")).collect();
+    assert_eq!(lines, ["full 21", "new", "data.db", "srv", "early 16", "check 0", "good 0", "old"], "{text}\n{said}");
+    let _ = &mut command;
 }
 
 /// Runs a restore and kills it as soon as so many entries of its act are written.

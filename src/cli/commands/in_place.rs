@@ -15,7 +15,7 @@ use crate::domain::snapshot::{PRE_RESTORE, Snapshot, SourceKind, SourceRecord};
 use crate::domain::time_spec::format_local;
 use crate::ops::in_place::{
     self, Check, Concern, Context, Direction, Ending, Entry, Error, Healed, Item, LeftOut, Mended, Outcome, Place,
-    Plan, Purpose, Request,
+    Plan, Purpose, Request, Step,
 };
 use crate::ops::restore::{self, Kinds, Selection, absolute};
 use crate::repository::acts::{self, Story};
@@ -57,7 +57,9 @@ pub(super) fn restore(
 ) -> Result<ExitCode, Failure> {
     let net = Net::new(invocation, repository)?;
     let context = net.context();
-    heal(invocation, &context, Direction::Forward)?;
+    if !args.in_place.check && !invocation.global.dry_run {
+        heal(invocation, &context, Direction::Forward, &args.in_place)?;
+    }
     let settings = invocation.settings()?;
     let snapshot = &chosen.snapshot.snapshot;
     let environment = environment(settings, args.in_place.env.as_deref())?;
@@ -85,7 +87,7 @@ pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<E
     let net = Net::new(invocation, &repository)?;
     let context = net.context();
     if !args.in_place.check && !invocation.global.dry_run {
-        let healed = heal(invocation, &context, Direction::Back)?;
+        let healed = heal(invocation, &context, Direction::Back, &args.in_place)?;
         if args.selector.is_none() && healed.iter().any(|one| matches!(one.result, Ok(Mended::RolledBack))) {
             return repository.conclude(invocation, ExitCode::Success);
         }
@@ -123,7 +125,7 @@ fn last_restores(context: &Context<'_>) -> Result<Vec<Past>, Failure> {
     let of_story = |story: &Story| {
         let last = Entry::of(story.last())?;
         let finished_ns = story.last().time_ns;
-        let good = last.ending == Some(Ending::Restored);
+        let good = last.ending == Some(Ending::Restored) || last.state == Step::Settle;
         Some(Past { finished_ns, safety: last.safety.filter(|_| good)?, plan: last.plan })
     };
     let of_host = stories.iter().filter(|story| story.first().host == recorder.owner.host);
@@ -551,8 +553,16 @@ fn print(invocation: &Invocation, outcome: &Outcome) {
 }
 
 /// Brings what was cut short to an end, and says so.
-fn heal(invocation: &Invocation, context: &Context<'_>, direction: Direction) -> Result<Vec<Healed>, Failure> {
-    let healed = in_place::heal(context, direction)?;
+fn heal(
+    invocation: &Invocation,
+    context: &Context<'_>,
+    direction: Direction,
+    args: &InPlaceArgs,
+) -> Result<Vec<Healed>, Failure> {
+    let healed = match args.break_others {
+        true => in_place::heal_with_others(context, direction)?,
+        false => in_place::heal(context, direction)?,
+    };
     for one in &healed {
         let began = format!("restore {} was cut short at step {}", one.act.short(), one.step.as_str());
         match &one.result {
@@ -694,6 +704,9 @@ pub(crate) fn failure_of(error: Error) -> Failure {
                 false => failure.hint("run `holdfast rollback` on that machine; --break takes over if it is gone"),
             }
         }
+        Error::Guarded { holder, .. } => Failure::new(ExitCode::GuardClosed, "restore.guarded", message)
+            .cause(holder)
+            .hint("complete it or roll it back with `holdfast guard`; nothing was touched"),
         Error::Unready { failed } => {
             let exit = match failed.iter().map(|check| check.concern).max() {
                 Some(Concern::Damage) => ExitCode::Damaged,
@@ -707,9 +720,12 @@ pub(crate) fn failure_of(error: Error) -> Failure {
             failure.hint("nothing was touched; `--check` tests everything again")
         }
         Error::Untouched { source, .. } => untouched(message, *source),
-        Error::RolledBack { source, act, .. } => {
+        Error::RolledBack { source, act, left, .. } => {
             let exit = if source.is_interruption() { ExitCode::Interrupted } else { ExitCode::RolledBack };
             let failure = with_causes(Failure::new(exit, "restore.rolled_back", message), &source);
+            let beside =
+                |failure: Failure, left: String| failure.cause(format!("left beside, for the next run: {left}"));
+            let failure = left.into_iter().fold(failure, beside);
             failure.hint(format!("`holdfast history restore` keeps the story (act {})", act.short()))
         }
         Error::NotRolledBack { source, back, places, safety, act, .. } => {

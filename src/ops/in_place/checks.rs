@@ -1,6 +1,6 @@
 //! Step 1: everything that can be known before anything is touched. `--check` runs the same.
 
-use super::record::{Plan, Standing};
+use super::record::{Plan, Purpose, Standing, Step};
 use super::{Context, Error, Item, Place, Request, Trouble, heal};
 use crate::catalog::Catalog;
 use crate::domain::act::Whereabouts;
@@ -12,12 +12,15 @@ use crate::domain::units::{format_count, format_size};
 use crate::ops::proof::{Expected, Facts, Leave};
 use crate::ops::restore::{self, staged};
 use crate::ops::verify::{self, VerifyError, VerifyOptions, VerifyScope};
+use crate::repository::act_claims;
+use crate::repository::acts::{self, Story};
 use crate::repository::reading::CopyError;
 use crate::source::SourceError;
 use crate::source::postgres::client::{self, ClientSearch};
 use crate::source::postgres::connect::Connection;
 use crate::target::replace;
 use crate::target::replace::postgres::{Needs, PostgresReplacement};
+use crate::target::replace::sqlite::SqliteReplacement;
 use crate::target::replace::tree::TreeReplacement;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -80,7 +83,7 @@ pub fn check(context: &Context<'_>, request: &Request<'_>) -> Result<Vec<Check>,
         context.cancel.check()?;
         match &item.place {
             Place::Postgres { connection, search } => postgres(context, source, connection, search, &mut checks)?,
-            Place::Sqlite { path } => checks.push(folder_of(path)),
+            Place::Sqlite { path } => sqlite(path, request.service, &mut checks),
             Place::Tree { path, from, .. } => tree(context, request, source, path, from, &mut checks)?,
         }
     }
@@ -205,6 +208,24 @@ fn facts(context: &Context<'_>, source: &SourceRecord) -> Result<Facts, Trouble>
     }
 }
 
+fn sqlite(path: &Path, service: bool, checks: &mut Vec<Check>) {
+    checks.push(folder_of(path));
+    let subject = path.display().to_string();
+    let used = SqliteReplacement::new(path, &ActId([0; 16]).hex()).and_then(|database| database.check_unused());
+    match used {
+        Ok(()) => {}
+        Err(replace::Error::Busy { by, .. }) => {
+            let by = if by.is_empty() { "another process".to_owned() } else { by.join(", ") };
+            let verdict = match service {
+                true => Ok(format!("in use by {by}; the application is stopped first")),
+                false => Err(format!("in use by {by}: stop it, or write how into [service]")),
+            };
+            checks.push(Check::new(Concern::Need, subject, verdict));
+        }
+        Err(error) => checks.push(Check::new(Concern::Need, subject, Err(error.to_string()))),
+    }
+}
+
 fn folder_of(path: &Path) -> Check {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let verdict = match rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
@@ -262,17 +283,25 @@ fn is_link(context: &Context<'_>, source: &SourceRecord, from: &str) -> Result<b
     Ok(false)
 }
 
-/// Compares what is needed on each file system with what is free there.
+/// Compares what is needed on each file system with what is free there. Where a server keeps its data is known only when
+/// it is this machine and the user may ask.
 fn space(sources: &[(&Item, &SourceRecord)], checks: &mut Vec<Check>) {
     let mut needed: BTreeMap<u64, (std::path::PathBuf, BTreeMap<&str, u64>)> = BTreeMap::new();
     for (item, source) in sources {
-        let (Place::Sqlite { path } | Place::Tree { path, .. }) = &item.place else { continue };
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = match &item.place {
+            Place::Sqlite { path } | Place::Tree { path, .. } => path.parent().unwrap_or(Path::new("/")).to_owned(),
+            Place::Postgres { connection, .. } => match PostgresReplacement::local_folder(connection) {
+                Some(folder) => folder,
+                None => continue,
+            },
+        };
         let Ok(metadata) = folder.metadata() else { continue };
         let content = source.streams.iter().filter(|s| matches!(s.role, StreamRole::Content | StreamRole::Data));
-        let entry = needed.entry(metadata.dev()).or_insert_with(|| (folder.to_owned(), BTreeMap::new()));
+        let stored: u64 = content.map(|s| s.plain_bytes).sum();
+        let bytes = if source.kind == SourceKind::Postgres { source.live_bytes.unwrap_or(stored) } else { stored };
+        let entry = needed.entry(metadata.dev()).or_insert_with(|| (folder, BTreeMap::new()));
         // Several places of one source share its bytes.
-        entry.1.insert(&source.name, content.map(|s| s.plain_bytes).sum());
+        entry.1.insert(&source.name, bytes);
     }
     for (folder, by_source) in needed.into_values() {
         let bytes: u64 = by_source.values().sum();
@@ -296,29 +325,52 @@ fn program_exists(words: &[String]) -> Check {
     Check::new(Concern::Need, words.join(" "), verdict)
 }
 
-/// Fails when another act, which has not ended, works on one of the places.
+/// Fails when another act, which has not ended, works on one of the places or sources.
 pub(super) fn rivals(context: &Context<'_>, plan: &Plan, own: ActId) -> Result<(), Error> {
+    // A guard puts back what is its own.
+    if plan.purpose != Purpose::Guard {
+        guards(context, plan)?;
+    }
     for (story, whereabouts) in heal::unfinished(context)? {
         if story.id == own {
             continue;
         }
         let Some(standing) = Standing::of(&story) else { continue };
+        // It is over but for what could not be removed.
+        if standing.last.state == Step::Settle && whereabouts != Whereabouts::Alive {
+            continue;
+        }
         let theirs = &standing.last.plan.items;
         let shared = plan.items.iter().find(|item| theirs.iter().any(|their| their.place == item.place));
         if let Some(item) = shared {
-            let owner = story.last().owner();
-            let since = ns_timestamp(story.first().time_ns).strftime("%Y-%m-%d %H:%M:%S UTC");
-            let holder = format!(
-                "act {} of {} on {}, process {}, since {since}, at step {}",
-                story.id.short(),
-                owner.user,
-                owner.host,
-                owner.process,
-                standing.last.state.as_str()
-            );
+            let holder = holder(&story);
             let alive = whereabouts == Whereabouts::Alive;
             return Err(Error::Busy { place: item.place.clone(), holder, alive });
         }
     }
     Ok(())
+}
+
+/// Fails when an open guard has one of the sources for itself.
+fn guards(context: &Context<'_>, plan: &Plan) -> Result<(), Error> {
+    let stories = acts::list(context.recorder.store, context.recorder.keys, None)?;
+    let claims = act_claims::newest(&stories);
+    for item in &plan.items {
+        let guard = [&item.source, &item.safety_source].into_iter().find_map(|name| claims.get(name)?.guard_id());
+        let open = stories.stories.iter().find(|story| Some(story.id) == guard && !story.is_finished());
+        if let Some(story) = open {
+            return Err(Error::Guarded { name: item.source.clone(), holder: holder(story) });
+        }
+    }
+    Ok(())
+}
+
+fn holder(story: &Story) -> String {
+    let owner = story.last().owner();
+    let since = ns_timestamp(story.first().time_ns).strftime("%Y-%m-%d %H:%M:%S UTC");
+    let (kind, act, state) = (story.kind.as_str(), story.id.short(), story.last().state());
+    format!(
+        "{kind} {act} of {} on {}, process {}, since {since}, at step {state}",
+        owner.user, owner.host, owner.process
+    )
 }

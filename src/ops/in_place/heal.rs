@@ -59,9 +59,21 @@ pub fn unfinished(context: &Context<'_>) -> Result<Vec<(Story, Whereabouts)>, Re
 /// # Errors
 /// When the acts cannot be listed. What cannot be brought to an end is part of the result.
 pub fn heal(context: &Context<'_>, direction: Direction) -> Result<Vec<Healed>, RepoError> {
+    heal_of(context, direction, &[Whereabouts::Dead])
+}
+
+/// As [`heal`], also for runs of other machines, of which somebody says that they will not come back.
+///
+/// # Errors
+/// As [`heal`].
+pub fn heal_with_others(context: &Context<'_>, direction: Direction) -> Result<Vec<Healed>, RepoError> {
+    heal_of(context, direction, &[Whereabouts::Dead, Whereabouts::Elsewhere])
+}
+
+fn heal_of(context: &Context<'_>, direction: Direction, whose: &[Whereabouts]) -> Result<Vec<Healed>, RepoError> {
     let mut healed = Vec::new();
     for (story, whereabouts) in unfinished(context)? {
-        if whereabouts != Whereabouts::Dead {
+        if !whose.contains(&whereabouts) {
             continue;
         }
         let Some(standing) = Standing::of(&story) else { continue };

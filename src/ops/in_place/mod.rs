@@ -18,7 +18,7 @@ mod record;
 mod steps;
 
 pub use checks::{Check, Concern, check};
-pub use heal::{Direction, Healed, Mended, heal, places_now, unfinished};
+pub use heal::{Direction, Healed, Mended, heal, heal_with_others, places_now, unfinished};
 pub use left_out::LeftOut;
 pub use programs::{Program, ProgramError, Service, run as run_program};
 pub use record::{Ending, Entry, Plan, PlannedItem, Purpose, Standing, Step};
@@ -174,7 +174,7 @@ pub struct Outcome {
     pub places: Vec<(String, String)>,
     /// The snapshot of what was there before.
     pub safety: Option<SnapshotId>,
-    /// What could not be removed although it is not needed any more, with the reason.
+    /// What could not be removed although it is not needed any more, with the reason. The next run tries again.
     pub left: Vec<String>,
 }
 
@@ -261,6 +261,14 @@ pub enum Error {
         /// False: nobody can tell from here whether that run lives.
         alive: bool,
     },
+    /// A guard that is open has the source for itself. Nothing was touched.
+    #[error("A guard is open on source '{name}'")]
+    Guarded {
+        /// The source.
+        name: String,
+        /// Whose guard, since when, for people.
+        holder: String,
+    },
     /// Something that is needed is not there. Nothing was touched.
     #[error("The restore cannot begin: {} is not as it must be", .failed.first().map_or("something", |check| &check.subject))]
     Unready {
@@ -284,6 +292,8 @@ pub enum Error {
         step: Step,
         /// Why.
         source: Box<Trouble>,
+        /// What of the new could not be removed yet; the next run tries again.
+        left: Vec<String>,
     },
     /// It failed, and what was there before could not be put back.
     #[error("The restore failed at step {}, and what was there before could not be put back", .step.as_str())]

@@ -74,6 +74,14 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
     })
 }
 
+/// What became of putting back.
+struct PutBack {
+    /// What could not be put back; empty when the state before is in every place.
+    problems: Vec<String>,
+    /// What of the new could not be removed from beside the places.
+    left: Vec<String>,
+}
+
 /// An act on its way.
 pub(super) struct Run<'a> {
     pub(super) context: &'a Context<'a>,
@@ -240,8 +248,10 @@ impl<'a> Run<'a> {
                 left.push(format!("{} (what was in {} before): {error}", names.old, names.place));
             }
         }
-        let cause = (!left.is_empty()).then(|| format!("left behind: {}", left.join("; ")));
-        self.finish(Ending::Restored, cause)?;
+        // What could not be removed is tried again by whoever comes next.
+        if left.is_empty() {
+            self.finish(Ending::Restored, None)?;
+        }
         let places = self.plan.items.iter().map(|item| (item.source.clone(), item.place.clone())).collect();
         Ok(Outcome { act: self.id, snapshot: self.plan.snapshot, places, safety: self.safety, left })
     }
@@ -260,12 +270,17 @@ impl<'a> Run<'a> {
             Err(other) => self.warn(&format!("The rollback cannot be written down: {}", describe(&other))),
             Ok(()) => {}
         }
-        let problems = self.put_back(step);
-        if problems.is_empty() {
+        let PutBack { problems, left } = self.put_back(step);
+        if problems.is_empty() && left.is_empty() {
             return match self.finish(Ending::RolledBack, Some(cause)) {
                 Err(error @ Error::TakenOver { .. }) => error,
-                _ => Error::RolledBack { act: self.id, step, source: Box::new(trouble) },
+                _ => Error::RolledBack { act: self.id, step, source: Box::new(trouble), left },
             };
+        }
+        if problems.is_empty() {
+            // The act stays open, so that the next run removes what is left.
+            let _ = self.note(Step::RollbackFailed, Some(format!("{cause}; then {}", left.join("; "))));
+            return Error::RolledBack { act: self.id, step, source: Box::new(trouble), left };
         }
         let _ = self.note(Step::RollbackFailed, Some(format!("{cause}; then {}", problems.join("; "))));
         let places = self.replacements.iter().zip(&self.plan.items).map(|(r, planned)| heal::where_is(r, planned));
@@ -274,9 +289,9 @@ impl<'a> Run<'a> {
         Error::NotRolledBack { act: self.id, step, source, back: problems, places, safety: self.safety }
     }
 
-    /// What could not be put back; empty when the state before is there.
-    fn put_back(&self, reached: Step) -> Vec<String> {
-        let mut problems = Vec::new();
+    /// Puts the state before into every place.
+    fn put_back(&self, reached: Step) -> PutBack {
+        let (mut problems, mut left) = (Vec::new(), Vec::new());
         let service = self.context.surroundings.service(self.plan.environment.as_deref());
         if self.plan.service && reached >= Step::ServiceStart {
             let stopped = self.program(self.context.steady, "Stopping the application", service.stop.as_ref());
@@ -288,7 +303,9 @@ impl<'a> Run<'a> {
         for replacement in self.replacements.iter().rev() {
             let steps = replacement.steps();
             if let Err(error) = steps.unswap().and_then(|()| steps.discard_new()) {
-                problems.push(format!("{}: {}", steps.names().place, describe(&Trouble::Replace(error))));
+                let problem = format!("{}: {}", steps.names().place, describe(&Trouble::Replace(error)));
+                // Before the swap nothing has left its place, whether it can be looked at now or not.
+                if reached < Step::Swap { left.push(problem) } else { problems.push(problem) }
             }
         }
         // An application on top of half of its data would make things worse.
@@ -296,7 +313,7 @@ impl<'a> Run<'a> {
             let started = self.program(self.context.steady, "Starting the application", service.start.as_ref());
             problems.extend(started.err().map(|trouble| describe(&trouble)));
         }
-        problems
+        PutBack { problems, left }
     }
 
     fn warn(&self, message: &str) {

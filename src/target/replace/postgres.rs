@@ -5,6 +5,7 @@
 //! catalogue and the names alone. Before the renames the old database takes no new sessions and those that are open are
 //! ended; a rename is refused by the server while anybody is connected.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use postgres::error::SqlState;
@@ -207,6 +208,20 @@ impl PostgresReplacement {
         }
         let users = sessions(&mut client, database).map_err(fail)?;
         Ok(Examined { version, major, problems, users })
+    }
+
+    /// The folder of a server of this machine in which the place's database is; none when it is not here, or cannot be told.
+    pub fn local_folder(place: &Connection) -> Option<PathBuf> {
+        let host = place.hosts().first()?;
+        let name = host.host.as_str();
+        if !host.is_socket() && !matches!(name, "localhost" | "127.0.0.1" | "::1") {
+            return None;
+        }
+        let mut client = session(place, &[place.database()]).ok()?;
+        let query = "select coalesce((select nullif(pg_catalog.pg_tablespace_location(dattablespace), '') \
+                     from pg_catalog.pg_database where datname = $1), current_setting('data_directory'))";
+        let folder: String = client.query_one(query, &[&place.database()]).ok()?.try_get(0).ok()?;
+        Some(PathBuf::from(folder)).filter(|folder| folder.is_dir())
     }
 
     fn session(&self) -> Result<Client, Error> {

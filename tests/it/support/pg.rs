@@ -86,6 +86,23 @@ impl Cluster {
         std::fs::write(self.path("data/pg_hba.conf"), rules).unwrap();
     }
 
+    /// The shell command that ends the server at once, as a crash would.
+    pub(crate) fn stop_command(&self) -> String {
+        let words = as_postgres(&self.bin.join("pg_ctl"));
+        let words: Vec<String> = std::iter::once(words.get_program())
+            .chain(words.get_args())
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        format!("cd /tmp && {} -m immediate -w -D {} stop >/dev/null", words.join(" "), self.path("data").display())
+    }
+
+    /// Starts the server again.
+    pub(crate) fn start_again(&self) {
+        let mut command = as_postgres(&self.bin.join("pg_ctl"));
+        command.args(["-w", "-D"]).arg(self.path("data")).arg("-l").arg(self.path("log")).arg("start");
+        assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    }
+
     /// A path in the cluster's directory, which holds the socket and the certificates.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

@@ -128,6 +128,13 @@ impl Ran {
         assert_eq!(self.stdout, "", "{self:?}");
     }
 
+    /// The run failed with this code and said so; what it printed before does not matter.
+    #[track_caller]
+    pub(crate) fn failed_with_output(&self, code: i32, words: &str) {
+        assert_eq!(self.code, code, "{self:?}");
+        assert!(self.stderr.contains("error: ") && self.stderr.contains(words), "{words}: {self:?}");
+    }
+
     /// The run succeeded.
     #[track_caller]
     pub(crate) fn good(&self) -> &Self {

@@ -25,6 +25,7 @@ mod own_folders;
 mod postgres;
 mod proof;
 mod prune;
+mod replace_postgres;
 mod restore;
 mod small_repository;
 mod stored_only;

@@ -21,10 +21,15 @@ const FACTS: &str = "select current_setting('server_version_num')::int4, current
     pg_catalog.pg_is_in_recovery(), (select r.rolsuper or r.rolcreatedb from pg_catalog.pg_roles r \
     where r.rolname = current_user), (select pg_catalog.pg_has_role(current_user, d.datdba, 'MEMBER') \
     from pg_catalog.pg_database d where d.datname = $1), \
-    (select count(*) from pg_catalog.pg_prepared_xacts p where p.database = $1)";
+    (select count(*) from pg_catalog.pg_prepared_xacts p where p.database = $1), \
+    (select count(*) from pg_catalog.pg_replication_slots s where s.database = $1), \
+    (select count(*) from pg_catalog.pg_subscription s join pg_catalog.pg_database d on d.oid = s.subdbid \
+    where d.datname = $1)";
 /// How long ended sessions may take to leave.
 const DRAIN_ATTEMPTS: u32 = 75;
 const DRAIN_PAUSE: Duration = Duration::from_millis(200);
+/// Digits of the act's id in a name.
+const ACT_DIGITS: usize = 8;
 /// Bytes of a name of PostgreSQL; longer ones would be cut by the server.
 const NAME_BYTES_MAX: usize = 63;
 /// Databases that every server has, to be connected to while others are renamed.
@@ -78,10 +83,11 @@ struct There {
 }
 
 impl PostgresReplacement {
-    /// The replacement of the connection's database by an act. `existed` is what [`Self::exists`] said when the act
+    /// The replacement of the connection's database by the act with this id (hexadecimal). `existed` is what [`Self::exists`] said when the act
     /// began.
     pub fn new(place: Connection, act: &str, existed: bool) -> Self {
         let name = place.database().to_owned();
+        let act = act.get(..ACT_DIGITS).unwrap_or(act);
         let (new, old) = (with_suffix(&name, &format!("_restore_{act}")), with_suffix(&name, &format!("_old_{act}")));
         Self { place, new, old, existed }
     }
@@ -182,9 +188,12 @@ impl PostgresReplacement {
         if may_own == Some(false) {
             problems.push(format!("user {} does not own database {database} and is no superuser", place.user()));
         }
-        let prepared: i64 = row.try_get(5).map_err(fail)?;
-        if prepared > 0 {
-            problems.push(format!("database {database} has {prepared} prepared transactions: end them first"));
+        for (column, what) in [(5, "prepared transactions"), (6, "logical replication slots"), (7, "subscriptions")] {
+            let count: i64 = row.try_get(column).map_err(fail)?;
+            if count > 0 {
+                problems
+                    .push(format!("database {database} has {count} {what}, and would lose them: remove them first"));
+            }
         }
         for (what, names, catalog) in [
             ("roles", &needs.roles, "select rolname::text from pg_catalog.pg_roles where rolname = any($1)"),

@@ -110,8 +110,8 @@ production = true
 targets = { db = "host=SOCKET dbname=app user=postgres" }
 "#;
 const SCRIPT: &str = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho \"$1\" >> service.log\n\
-    test -e \"hang-$1\" && sleep 60\ntest -e \"fail-$1\" && { echo \"$1 says no\" >&2; exit 3; }\n\
-    test -e \"down-$1\" && { rm \"down-$1\"; sh ./stop-server; }\n\
+    test -e \"down-$1\" && { rm \"down-$1\"; sh ./stop-server; }\ntest -e \"hang-$1\" && sleep 60\n\
+    test -e \"fail-$1\" && { echo \"$1 says no\" >&2; exit 3; }\n\
     test -e \"fail-once-$1\" && { rm \"fail-once-$1\"; exit 4; }\nexit 0\n";
 
 impl Application {
@@ -407,7 +407,7 @@ fn a_full_disk_leaves_the_old_in_its_place() {
          head -c 3000000 /dev/urandom > disk/srv/big; echo old > disk/srv/a; {program} -q backup > /dev/null
          echo new > disk/srv/a; set +e
          {program} restore latest --yes; echo full $?; cat disk/srv/a; ls -a disk | grep holdfast-; ls disk
-         head -c 8000000 /dev/zero > disk/zeros; {program} restore latest --yes; echo early $?; rm disk/zeros
+         head -c 12000000 /dev/zero > disk/zeros; {program} restore latest --yes; echo early $?; rm disk/zeros
          {program} -q restore latest --yes --no-safety --check; echo check $?
          printf true > fill; {program} restore latest --yes; echo good $?; cat disk/srv/a"
     );

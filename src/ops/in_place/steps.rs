@@ -189,9 +189,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn program(&self, processes: &dyn Processes, what: &'static str, program: Option<&Program>) -> Result<(), Trouble> {
-        let Some(program) = program else { return Ok(()) };
-        programs::run(processes, program).map(|_| ()).map_err(|source| Trouble::Program { what, source })
+    /// Runs a command of the application on the way forward; an interruption ends it.
+    fn program(&self, what: &'static str, program: Option<&Program>) -> Result<(), Trouble> {
+        match run_program(self.context.processes, what, program) {
+            Err(_) if self.context.cancel.is_cancelled() => Err(Trouble::Interrupted),
+            other => other,
+        }
     }
 
     /// Steps 3 and 4.
@@ -200,7 +203,7 @@ impl<'a> Run<'a> {
         if self.plan.service {
             self.note(Step::ServiceStop, None)?;
             let service = self.context.surroundings.service(self.plan.environment.as_deref());
-            self.program(self.context.processes, "Stopping the application", service.stop.as_ref())?;
+            self.program("Stopping the application", service.stop.as_ref())?;
         }
         self.note(Step::Restore, None)?;
         let Some(snapshot) = &self.snapshot else { return Err(Trouble::Interrupted) };
@@ -222,13 +225,13 @@ impl<'a> Run<'a> {
         if self.plan.service {
             self.note(Step::ServiceStart, None)?;
             let service = self.context.surroundings.service(self.plan.environment.as_deref());
-            self.program(self.context.processes, "Starting the application", service.start.as_ref())?;
+            self.program("Starting the application", service.start.as_ref())?;
         }
         self.note(Step::Verification, None)?;
         self.context.cancel.check()?;
         if self.plan.check {
             let check = self.context.surroundings.check();
-            self.program(self.context.processes, "The check after the restore", check.as_ref())?;
+            self.program("The check after the restore", check.as_ref())?;
         }
         Ok(self.context.cancel.check()?)
     }
@@ -294,7 +297,7 @@ impl<'a> Run<'a> {
         let (mut problems, mut left) = (Vec::new(), Vec::new());
         let service = self.context.surroundings.service(self.plan.environment.as_deref());
         if self.plan.service && reached >= Step::ServiceStart {
-            let stopped = self.program(self.context.steady, "Stopping the application", service.stop.as_ref());
+            let stopped = run_program(self.context.steady, "Stopping the application", service.stop.as_ref());
             // Not fatal: whoever is connected is in the way of the swap, which says so.
             if let Err(trouble) = stopped {
                 self.warn(&describe(&trouble));
@@ -310,7 +313,7 @@ impl<'a> Run<'a> {
         }
         // An application on top of half of its data would make things worse.
         if self.plan.service && reached >= Step::ServiceStop && problems.is_empty() {
-            let started = self.program(self.context.steady, "Starting the application", service.start.as_ref());
+            let started = run_program(self.context.steady, "Starting the application", service.start.as_ref());
             problems.extend(started.err().map(|trouble| describe(&trouble)));
         }
         PutBack { problems, left }
@@ -320,6 +323,11 @@ impl<'a> Run<'a> {
         let event = Event::Warning { code: "restore.rollback", source: None, subject: "", message };
         self.context.observer.event(&event);
     }
+}
+
+fn run_program(processes: &dyn Processes, what: &'static str, program: Option<&Program>) -> Result<(), Trouble> {
+    let Some(program) = program else { return Ok(()) };
+    programs::run(processes, program).map(|_| ()).map_err(|source| Trouble::Program { what, source })
 }
 
 fn entry(step: Step, plan: &Plan, safety: Option<SnapshotId>, cause: Option<String>) -> Entry {

@@ -20,7 +20,7 @@
 //! the order of entries, the statements that drop, and what belongs to the database as a whole ([`Aside`]).
 
 use super::rows::{RowHasher, Sum};
-use crate::source::postgres::dump_format::{EntryField, HeaderText, Watch};
+use crate::source::postgres::dump_watch::{EntryField, HeaderText, Watch};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Bytes of a name that are kept for messages and for matching.

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod conninfo;
 pub mod dump;
 pub mod dump_format;
+pub mod dump_watch;
 pub mod inspect;
 pub mod passfile;
 pub mod plain_format;

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""A drill of a database, against `pg_restore` of the same dump into the same kind of server.
+
+    benches/drill [--megabytes 1000] [--runs 3] [--results DIR]
+
+A database of so many MB (as `pg_dump -Fc -Z0` writes it: rows of an application, two indexes on the large table) is saved once.
+Then, in turns: `pg_restore` of the plain dump into a new database of a running server, with the settings of a temporary cluster;
+and `holdfast drill`, which starts its server, restores, dumps again and compares. Wall and CPU time; the CPU time of the servers
+is not counted in either. Printed: the medians, and drill / pg_restore, bound 1.3.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "workloads"))
+from cluster import Cluster  # noqa: E402
+
+BOUND = 1.3
+# Bytes that a row of the large table takes in a dump, about.
+ROW = 200
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--results")
+    args = parser.parse_args()
+    holdfast = os.environ["HOLDFAST_BIN"]
+    rows = args.megabytes * 1000000 // ROW
+    work = tempfile.mkdtemp(prefix="holdfast-drill-bench-", dir="/var/tmp")
+    os.chmod(work, 0o755)
+    try:
+        with Cluster(["maintenance_work_mem=128MB", "shared_buffers=128MB", "jit=off"]) as cluster:
+            cluster.psql("create database app")
+            cluster.psql(
+                "create table events (id bigint primary key, customer integer, at timestamptz, kind text, body text, amount numeric);"
+                "insert into events select i, i * 7919 %% 100000, timestamptz '2024-01-01' + i * interval '3 seconds', "
+                "(array['order','login','refund','note'])[i %% 4 + 1], md5(i::text) || md5((i * 3)::text) || md5((i * 5)::text), "
+                "i %% 10007 / 100.0 from generate_series(1, %d) i;"
+                "create index on events (customer, at); create index on events (kind);"
+                "create table customers as select i as id, md5(i::text) as name from generate_series(1, 100000) i;" % rows, "app")
+            env = dict(cluster.env, HOLDFAST_REPOSITORY=work + "/repository", HOLDFAST_PASSWORD="x", HOME=work,
+                       XDG_CACHE_HOME=work + "/cache", XDG_STATE_HOME=work + "/state", XDG_CONFIG_HOME=work, TMPDIR=work)
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            subprocess.run([holdfast, "init"], env=env, check=True, **quiet)
+            url = "host=%s user=postgres dbname=app" % cluster.dir
+            subprocess.run([holdfast, "backup", "--postgres", url], env=env, check=True, **quiet)
+            dump = work + "/app.dump"
+            with open(dump, "wb") as out:
+                subprocess.run([holdfast, "dump", "latest", "app"], env=env, check=True, stdout=out, stderr=subprocess.DEVNULL)
+            restores, drills, parts = [], [], []
+            for run in range(args.runs):
+                cluster.psql("create database again template template0")
+                began = time.monotonic()
+                subprocess.run([cluster.bin + "/pg_restore", "--exit-on-error", "-d", "again", dump], env=cluster.env, check=True)
+                restores.append(time.monotonic() - began)
+                cluster.psql("drop database again")
+                began = time.monotonic()
+                done = subprocess.run([holdfast, "drill", "--json"], env=env, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                drills.append(time.monotonic() - began)
+                source = json.loads(done.stdout)["sources"][0]
+                assert source["proof"] == "equal", source
+                parts.append((source["duration_seconds"], source["proof_seconds"]))
+                print("run %d: pg_restore %.1f s, drill %.1f s (restore %.1f, proof %.1f)" % (run + 1, restores[-1], drills[-1], *parts[-1]))
+            restore, drill = statistics.median(restores), statistics.median(drills)
+            size = os.path.getsize(dump)
+            print("%.0f MB: pg_restore %.1f s, drill %.1f s, %.2f (bound %.1f)" % (size / 1e6, restore, drill, drill / restore, BOUND))
+            if args.results:
+                with open(os.path.join(args.results, "drill.json"), "w") as out:
+                    json.dump({"bytes": size, "pg_restore_seconds": restores, "drill_seconds": drills,
+                               "restore_and_proof_seconds": parts, "ratio": drill / restore}, out, indent=1)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -257,6 +257,23 @@ impl ReadingRepository {
 }
 
 impl Listing {
+    /// The same repository once more, without asking for its secret again: what is opened from it sees what was written
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When the settings cannot be read.
+    pub(crate) fn again(&self, invocation: &Invocation) -> Result<Self, Failure> {
+        let repository = OpenRepository {
+            store: Arc::clone(&self.repository.store),
+            config: self.repository.config.clone(),
+            keys: Arc::clone(&self.repository.keys),
+            slot: self.repository.slot,
+            findings: Vec::new(),
+        };
+        let catalog = catalog(invocation, repository.config.repository)?;
+        Ok(Self { repository, catalog, findings: Mutex::default() })
+    }
+
     /// Loads the index.
     ///
     /// # Errors

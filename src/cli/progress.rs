@@ -128,6 +128,10 @@ impl Observer for ProgressView {
         match event {
             Event::PhaseStarted { phase, total_bytes, total_items } => {
                 let mut state = lock(&self.shared.state);
+                if phase.is_empty() {
+                    // somebody else writes to the terminal now
+                    output.set_status("");
+                }
                 state.phase = phase;
                 state.phase_began = Instant::now();
                 state.announced =

@@ -1,6 +1,7 @@
 //! Identifiers: one newtype for each kind, 16 random bytes or a 32-byte keyed hash, shown as lower-case hex.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 /// A text that is not the hex form of an identifier.
@@ -11,7 +12,7 @@ pub struct ParseIdError(pub String, pub usize);
 macro_rules! id_type {
     ($(#[$doc:meta])* $name:ident, $bytes:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; $bytes]);
 
         impl $name {
@@ -36,6 +37,25 @@ macro_rules! id_type {
                 let wrong = || ParseIdError(text.to_owned(), 2 * $bytes);
                 let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(|_| wrong())?;
                 Ok(Self(bytes.try_into().map_err(|_| wrong())?))
+            }
+        }
+
+        impl Serialize for $name {
+            /// Hex where people may read it, else the bytes.
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match serializer.is_human_readable() {
+                    true => serializer.serialize_str(&self.hex()),
+                    false => self.0.serialize(serializer),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match deserializer.is_human_readable() {
+                    true => Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom),
+                    false => Ok(Self(<[u8; $bytes]>::deserialize(deserializer)?)),
+                }
             }
         }
 
@@ -87,6 +107,16 @@ id_type!(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_has_hex() {
+        let id = PackId([0xab; 16]);
+        let text = serde_json::to_string(&id).unwrap();
+        assert_eq!(text, format!("\"{}\"", "ab".repeat(16)));
+        assert_eq!(serde_json::from_str::<PackId>(&text).unwrap(), id);
+        assert!(serde_json::from_str::<PackId>("\"ab\"").is_err());
+        assert!(serde_json::from_str::<PackId>("[1]").is_err());
+    }
 
     #[test]
     fn hex_round_trip_and_rejects_other_text() {

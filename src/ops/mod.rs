@@ -8,6 +8,7 @@ pub mod dump;
 pub mod export;
 pub mod forget;
 pub mod git_info;
+pub mod guard;
 pub mod import;
 pub mod in_place;
 pub mod ls;

@@ -8,7 +8,8 @@ use crate::domain::snapshot::SourceKind;
 pub enum Event<'a> {
     /// A phase began; the one before is over.
     PhaseStarted {
-        /// What is being done, a stable word or two for people and scripts: `reading sources`, `verifying packs`.
+        /// What is being done, a stable word or two for people and scripts: `reading sources`, `verifying packs`. Empty:
+        /// nothing of which progress could be shown, for example a program that talks for itself.
         phase: &'static str,
         /// Bytes to come, where known.
         total_bytes: Option<u64>,

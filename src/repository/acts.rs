@@ -10,7 +10,7 @@
 
 use super::error::{RepoError, Result};
 use crate::domain::act::{ActKind, Owner};
-use crate::domain::id::ActId;
+use crate::domain::id::{ActId, SnapshotId};
 use crate::domain::system::{Clock, Random};
 use crate::domain::time_spec::timestamp_ns;
 use crate::format::envelope::{Expected, Header, ObjectTag};
@@ -131,6 +131,26 @@ pub struct Stories {
     pub stories: Vec<Story>,
     /// Entries that cannot be read, with their numbers, by act.
     pub damaged: Vec<(ActId, u16, RepoError)>,
+}
+
+impl Stories {
+    /// Snapshots that acts which are not finished may still need, with the line for people of one such act. Every kind
+    /// names them in the same fields of its body: `snapshot`, `safety`, and `snapshot` of its `plan`.
+    pub fn held_snapshots(&self) -> BTreeMap<SnapshotId, String> {
+        let mut held = BTreeMap::new();
+        for story in self.stories.iter().filter(|story| !story.is_finished()) {
+            for entry in &story.entries {
+                let body: serde_json::Value = serde_json::from_str(&entry.body).unwrap_or_default();
+                for field in ["/snapshot", "/safety", "/plan/snapshot"] {
+                    let text = body.pointer(field).and_then(serde_json::Value::as_str);
+                    if let Some(id) = text.and_then(|text| SnapshotId::parse(text).ok()) {
+                        held.insert(id, format!("{} {}", story.kind.as_str(), entry.text()));
+                    }
+                }
+            }
+        }
+        held
+    }
 }
 
 /// Writes acts.

@@ -143,6 +143,22 @@ fn kinds_of_later_versions_and_strange_names_are_passed_over() {
 }
 
 #[test]
+fn snapshots_of_open_acts_are_held() {
+    let bench = Bench::new();
+    let (one, two, three) = (SnapshotId([1; 16]), SnapshotId([2; 16]), SnapshotId([3; 16]));
+    let mut act = bench.recorder(1).begin(ActKind::Guard, &json!({"snapshot": null, "text": "v1"})).unwrap();
+    act.note(&json!({"snapshot": one, "text": "v1"})).unwrap();
+    let body = json!({"safety": two, "plan": {"snapshot": three}, "snapshot": "no id"});
+    let restore = bench.recorder(1).begin(ActKind::Restore, &body).unwrap();
+    let held = bench.list(None).held_snapshots();
+    assert_eq!(held.keys().copied().collect::<Vec<_>>(), [one, two, three]);
+    assert_eq!(held[&one], "guard v1");
+    act.finish(&json!({"snapshot": one})).unwrap();
+    restore.finish(&body).unwrap();
+    assert!(bench.list(None).held_snapshots().is_empty());
+}
+
+#[test]
 fn limits_hold() {
     let bench = Bench::new();
     let long = json!({"text": "x".repeat(ENTRY_BYTES_MAX)});

@@ -3,7 +3,8 @@
 //! Every other file asks [`Processes`] for a program, so that a test can stand in for the system. Invariants: a child
 //! runs in a process group of its own, and a [`Child`] that is dropped before it was waited for is ended (SIGTERM, then
 //! SIGKILL, to the whole group) and reaped. The group is signalled only while its leader has not been reaped, because
-//! only then the kernel cannot have given its number to somebody else.
+//! only then the kernel cannot have given its number to somebody else. A child in the foreground shares our group; it is
+//! ended with all that descend from it.
 //! No secret belongs in `args`: they are visible to every user of the machine. Secrets travel in `env`.
 
 use std::collections::VecDeque;
@@ -36,6 +37,20 @@ pub enum StdinMode {
     Null,
     /// A pipe, taken with [`Child::take_stdin`].
     Pipe,
+    /// Ours.
+    Inherit,
+}
+
+/// Where a child writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OutputMode {
+    /// Stdout is a pipe that [`Child::read`] reads, stderr is drained into a bounded tail.
+    #[default]
+    Captured,
+    /// Where we write: its stdout is ours, its stderr too.
+    Inherit,
+    /// All of it goes where our stderr goes, because our stdout belongs to somebody who reads a document there.
+    ToStderr,
 }
 
 /// A program to start.
@@ -53,6 +68,10 @@ pub struct ProcessSpec {
     pub directory: Option<std::path::PathBuf>,
     /// Numbers of the user and group that it runs as, without any further group; ours if none. Needs root.
     pub user: Option<(u32, u32)>,
+    /// Standard output and standard error.
+    pub output: OutputMode,
+    /// It stays in our process group, so that a terminal stays its own: it may read from it, and keys like Ctrl-C reach it.
+    pub foreground: bool,
 }
 
 impl ProcessSpec {
@@ -65,6 +84,8 @@ impl ProcessSpec {
             stdin: StdinMode::Null,
             directory: None,
             user: None,
+            output: OutputMode::Captured,
+            foreground: false,
         }
     }
 
@@ -151,6 +172,10 @@ pub trait Child: Send {
     fn read(&mut self, buffer: &mut [u8], stall: Option<Duration>) -> io::Result<ChildRead>;
     /// The writing end of stdin, once, if the spec asked for a pipe. Dropping it is the end of input.
     fn take_stdin(&mut self) -> Option<Box<dyn Write + Send>>;
+    /// Its process id, where it has one on this machine.
+    fn id(&self) -> Option<u32> {
+        None
+    }
     /// The last lines of stderr so far.
     fn stderr_tail(&self) -> String;
     /// Waits for the end; `None` when `timeout` passed first. Repeatable.
@@ -177,11 +202,23 @@ impl SystemProcesses {
 impl Processes for SystemProcesses {
     fn spawn(&self, spec: &ProcessSpec) -> io::Result<Box<dyn Child>> {
         let mut command = Command::new(&spec.program);
-        command.args(&spec.args).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.args(&spec.args);
+        if !spec.foreground {
+            command.process_group(0);
+        }
         command.stdin(match spec.stdin {
             StdinMode::Null => Stdio::null(),
             StdinMode::Pipe => Stdio::piped(),
+            StdinMode::Inherit => Stdio::inherit(),
         });
+        match spec.output {
+            OutputMode::Captured => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
+            OutputMode::Inherit => command.stdout(Stdio::inherit()).stderr(Stdio::inherit()),
+            OutputMode::ToStderr => {
+                let ours = io::stderr().as_fd().try_clone_to_owned()?;
+                command.stdout(Stdio::from(ours)).stderr(Stdio::inherit())
+            }
+        };
         for (name, value) in &spec.env {
             match value {
                 Some(value) => command.env(name, value),
@@ -205,7 +242,8 @@ impl Processes for SystemProcesses {
             tail.close();
         }
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        Ok(Box::new(SystemChild { child, stdin, stdout, tail, interrupt: self.interrupt.clone(), exit: None }))
+        let (interrupt, in_foreground) = (self.interrupt.clone(), spec.foreground);
+        Ok(Box::new(SystemChild { child, stdin, stdout, tail, interrupt, in_foreground, exit: None }))
     }
 }
 
@@ -272,7 +310,51 @@ struct SystemChild {
     stdout: Option<ChildStdout>,
     tail: Arc<Tail>,
     interrupt: Option<Arc<AtomicBool>>,
+    in_foreground: bool,
     exit: Option<Exit>,
+}
+
+/// A process and the tick at which it started, which tells it from a later one of the same id.
+type Incarnation = (i32, String);
+
+/// Id, parent and start of every process that can be seen.
+fn all_processes() -> Vec<(Incarnation, i32)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    ids.filter_map(|id| {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // the name may hold spaces and parentheses
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        Some(((id, (*fields.get(19)?).to_owned()), fields.get(1)?.parse().ok()?))
+    })
+    .collect()
+}
+
+/// The processes that descend from one.
+fn descendants(of: i32) -> Vec<Incarnation> {
+    let all = all_processes();
+    let mut found: Vec<Incarnation> = Vec::new();
+    let mut parents = vec![of];
+    while let Some(parent) = parents.pop() {
+        for (process, above) in &all {
+            if *above == parent && !found.contains(process) {
+                parents.push(process.0);
+                found.push(process.clone());
+            }
+        }
+    }
+    found
+}
+
+/// Signals those of the processes that still are the ones that were seen.
+fn signal_all(processes: &[Incarnation], signal: Signal) {
+    let all = all_processes();
+    for process in processes.iter().filter(|process| all.iter().any(|(other, _)| other == *process)) {
+        if let Some(pid) = Pid::from_raw(process.0) {
+            // It fails only when the process is already gone, which is what we want.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
 }
 
 impl SystemChild {
@@ -312,7 +394,10 @@ impl SystemChild {
     fn signal_group(&self, signal: Signal) {
         if let Some(pid) = self.pid() {
             // It fails only when the group is already gone, which is what we want.
-            let _ = rustix::process::kill_process_group(pid, signal);
+            let _ = match self.in_foreground {
+                true => rustix::process::kill_process(pid, signal),
+                false => rustix::process::kill_process_group(pid, signal),
+            };
         }
     }
 }
@@ -347,6 +432,10 @@ impl Child for SystemChild {
         self.stdin.take().map(|stdin| Box::new(stdin) as Box<dyn Write + Send>)
     }
 
+    fn id(&self) -> Option<u32> {
+        Some(self.child.id())
+    }
+
     fn stderr_tail(&self) -> String {
         self.tail.text()
     }
@@ -370,8 +459,14 @@ impl Child for SystemChild {
         }
         self.stdin = None;
         self.stdout = None;
+        let below = match self.pid() {
+            Some(pid) if self.in_foreground => descendants(pid.as_raw_nonzero().get()),
+            _ => Vec::new(),
+        };
         self.signal_group(Signal::TERM);
+        signal_all(&below, Signal::TERM);
         self.await_end(Some(TERM_GRACE), false);
+        signal_all(&below, Signal::KILL);
         // Also when the leader is gone: others of its group may have ignored SIGTERM. The leader is not reaped yet, so
         // the number of the group is still ours.
         self.signal_group(Signal::KILL);
@@ -443,6 +538,30 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         while pids.iter().any(|pid| process_exists(pid)) {
             assert!(Instant::now() < deadline, "a process of the group lives on");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_child_in_the_foreground_is_ended_with_its_descendants() {
+        let mut spec = ProcessSpec::new("/bin/sh", ["-c", "trap '' TERM; sh -c 'sleep 600; true' & echo $$ $!; wait"]);
+        spec.foreground = true;
+        let mut child = SystemProcesses::default().spawn(&spec).unwrap();
+        let mut buffer = [0u8; 100];
+        let ChildRead::Bytes(n) = child.read(&mut buffer, Some(Duration::from_secs(30))).unwrap() else { panic!() };
+        let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+        let leader: i32 = text.split_whitespace().next().unwrap().parse().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while descendants(leader).len() < 2 {
+            assert!(Instant::now() < deadline, "the grandchild does not start");
+            std::thread::yield_now();
+        }
+        let below = descendants(leader);
+        child.kill();
+        // by the signal, or by itself once what it waited for was gone
+        assert!(child.wait(None).unwrap().is_some());
+        while below.iter().any(|(pid, _)| process_exists(&pid.to_string())) {
+            assert!(Instant::now() < deadline, "a descendant lives on");
             std::thread::yield_now();
         }
     }

@@ -5,6 +5,7 @@ mod bad_input;
 mod cli_drill;
 mod cli_export;
 mod cli_forget;
+mod cli_guard;
 mod cli_import;
 mod cli_init;
 mod cli_listing;

@@ -12,6 +12,7 @@ pub mod export;
 pub mod forget;
 pub mod generate;
 pub mod global;
+pub mod guard;
 pub mod history;
 pub mod import;
 pub mod in_place;
@@ -113,6 +114,8 @@ pub enum Command {
     Cleanup(Box<forget::ForgetArgs>),
     /// Restore for proof, time it, and remove it again
     Drill(drill::DrillArgs),
+    /// Run a migration, a deployment or a test with a proved way back
+    Guard(Box<guard::GuardArgs>),
     /// Show what was done under the net: restores in place, guards, drills
     History(history::HistoryArgs),
     /// Manage passwords and key files
@@ -155,6 +158,7 @@ impl Command {
             Self::Prune(_) => "prune",
             Self::Cleanup(_) => "cleanup",
             Self::Drill(_) => "drill",
+            Self::Guard(_) => "guard",
             Self::History(_) => "history",
             Self::Key(_) => "key",
             Self::Repair(_) => "repair",

@@ -16,11 +16,12 @@ use crate::domain::system::Clock;
 use crate::domain::time_spec::{format_local, timestamp_ns};
 use crate::domain::units::format_count;
 use crate::ops::forget::{self, ForgetError, ForgetMeans, Forgetter, Objection, Removal};
+use crate::repository::acts;
 use crate::repository::snapshots::LoadedSnapshot;
 use crate::storage::WriteStore;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 
 /// Forgets by policy, or what is named, and prunes if that is wanted.
@@ -70,9 +71,15 @@ pub(crate) fn remove(invocation: &Invocation, args: &RemoveArgs) -> Result<ExitC
     })
 }
 
-fn snapshots(count: usize) -> String {
+/// So many snapshots, in words.
+pub(super) fn snapshots(count: usize) -> String {
     let number = format_count(u64::try_from(count).unwrap_or(u64::MAX));
     format!("{number} {}", if count == 1 { "snapshot" } else { "snapshots" })
+}
+
+/// Snapshots that an open guard or restore needs to go back, and which.
+fn held(listing: &Listing) -> Result<BTreeMap<SnapshotId, String>, Failure> {
+    Ok(acts::list(&*listing.repository.store, &listing.repository.keys, None)?.held_snapshots())
 }
 
 /// The rules that flags or the configuration give.
@@ -114,9 +121,15 @@ fn by_policy(invocation: &Invocation, args: &ForgetArgs) -> Result<ExitCode, Fai
     if !invocation.global.json {
         print(invocation, &plan, &by_id, args.explain);
     }
+    let held = held(&listing)?;
+    for entry in plan.entries().filter(|entry| !entry.keep) {
+        if let Some(by) = held.get(&entry.id) {
+            invocation.output.note("retention.act", &format!("{} stays: {by} is open", entry.id.short()));
+        }
+    }
     let removals: Vec<Removal<'_>> = plan
         .entries()
-        .filter(|entry| !entry.keep)
+        .filter(|entry| !entry.keep && !held.contains_key(&entry.id))
         .filter_map(|entry| {
             let reason = format!("by policy: {}", reasons_text(entry));
             by_id.get(&entry.id).map(|snapshot| Removal { snapshot, reason })
@@ -149,7 +162,7 @@ fn by_policy(invocation: &Invocation, args: &ForgetArgs) -> Result<ExitCode, Fai
 }
 
 /// Forgets what a plan or a user says. False when something stood in the way of some of it.
-fn write(invocation: &Invocation, listing: &Listing, removals: Vec<Removal<'_>>) -> Result<bool, Failure> {
+pub(super) fn write(invocation: &Invocation, listing: &Listing, removals: Vec<Removal<'_>>) -> Result<bool, Failure> {
     let (count, output) = (removals.len(), &invocation.output);
     if invocation.global.dry_run {
         output.note("forget.would", &format!("would forget {}; nothing was changed", snapshots(count)));
@@ -329,6 +342,12 @@ fn named(
     let loaded = listing.snapshots()?;
     let (candidates, _) = forget::candidates(loaded.iter().map(|l| &l.snapshot), |_| true);
     object(forget::objections(&candidates, &ids, policies), leave)?;
+    let held = held(&listing)?;
+    if let Some((id, by)) = ids.iter().find_map(|id| Some((id, held.get(id)?))) {
+        let message = format!("Snapshot {} is the way back of something that is open: {by}", id.short());
+        return Err(Failure::new(ExitCode::Refused, "forget.held", message)
+            .hint("bring it to its end first: `holdfast guard status`, `holdfast status`; nothing was touched"));
+    }
     if !invocation.global.dry_run {
         confirm(chosen.len())?;
     }

@@ -202,7 +202,7 @@ fn items_of(context: &Context<'_>, plan: &Plan, selection: &Selection) -> Result
 }
 
 /// An environment of the configuration by name.
-fn environment<'s>(
+pub(super) fn environment<'s>(
     settings: &'s Settings,
     name: Option<&str>,
 ) -> Result<Option<(&'s str, &'s TargetSettings)>, Failure> {
@@ -283,7 +283,7 @@ fn no_place(record: &SourceRecord, environment: Option<&str>) -> Failure {
 }
 
 /// The name under which what stands in another environment is saved: it must not become the newest of the source itself.
-fn safety_name(source: &str, environment: Option<&str>) -> String {
+pub(super) fn safety_name(source: &str, environment: Option<&str>) -> String {
     let Some(environment) = environment else { return source.to_owned() };
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
     format!("{source}.{environment}").chars().map(plain).take(SOURCE_NAME_MAX).collect()
@@ -749,17 +749,12 @@ pub(crate) fn failure_of(error: Error) -> Failure {
 }
 
 fn untouched(message: String, trouble: in_place::Trouble) -> Failure {
-    use crate::ops::in_place::{SaveError, Trouble};
+    use crate::ops::in_place::Trouble;
     let hint = "nothing was touched";
     match trouble {
-        Trouble::Safety(SaveError::Backup(error)) => {
-            let failure = super::backup::failure_of(error);
-            failure.cause("What is there now could not be saved").hint(hint).hint("--no-safety restores without saving")
+        Trouble::Safety(error) => {
+            save_failure(error).hint(hint).hint("--no-safety restores without saving what is there")
         }
-        Trouble::Safety(SaveError::Incomplete { source_name, source }) => Failure::from(source)
-            .cause(format!("What is there now could not be saved: {source_name} failed"))
-            .hint(hint)
-            .hint("--no-safety restores without saving what is there"),
         Trouble::Repository(error) => Failure::from(error).hint(hint),
         other => {
             let exit = match &other {
@@ -768,6 +763,17 @@ fn untouched(message: String, trouble: in_place::Trouble) -> Failure {
                 _ => ExitCode::Refused,
             };
             with_causes(Failure::new(exit, "restore.untouched", message), &other).hint(hint)
+        }
+    }
+}
+
+/// What is there now could not be saved.
+pub(super) fn save_failure(error: in_place::SaveError) -> Failure {
+    use crate::ops::in_place::SaveError;
+    match error {
+        SaveError::Backup(error) => super::backup::failure_of(error).cause("What is there now could not be saved"),
+        SaveError::Incomplete { source_name, source } => {
+            Failure::from(source).cause(format!("What is there now could not be saved: {source_name} failed"))
         }
     }
 }

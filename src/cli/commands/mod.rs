@@ -9,6 +9,9 @@ pub(crate) mod dump;
 pub(crate) mod export;
 pub(crate) mod forget;
 pub(crate) mod generate;
+pub(crate) mod guard;
+mod guard_cleanup;
+mod guard_hands;
 pub(crate) mod history;
 pub(crate) mod import;
 pub(crate) mod in_place;
@@ -54,6 +57,7 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Prune(args) => prune::run(invocation, args),
         Command::Cleanup(args) => forget::cleanup(invocation, args),
         Command::Drill(args) => drill::run(invocation, args),
+        Command::Guard(args) => guard::run(invocation, args),
         Command::History(args) => history::run(invocation, args),
         Command::Key(args) => key::run(invocation, args),
         Command::Config(args) => config::run(invocation, args),

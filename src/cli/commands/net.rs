@@ -144,12 +144,22 @@ impl Surroundings for Net<'_> {
     }
 
     fn save(&self, items: &[Item]) -> Result<Snapshot, SaveError> {
+        self.save_as(items, PRE_RESTORE, Vec::new())
+    }
+}
+
+impl Net<'_> {
+    /// Saves what is in the places of these items, each under its safety name; complete or not at all.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    pub(super) fn save_as(&self, items: &[Item], class: &str, tags: Vec<String>) -> Result<Snapshot, SaveError> {
         let environment = &self.invocation.environment;
         let request = BackupRequest {
             time_ns: None,
             time_zone: environment.time_zone.iana_name().unwrap_or("UTC").to_owned(),
-            class: Some(PRE_RESTORE.to_owned()),
-            tags: Vec::new(),
+            class: Some(class.to_owned()),
+            tags,
             scope: Vec::new(),
             git: None,
             project_root: None,

@@ -51,7 +51,8 @@ fn stored_only(invocation: &Invocation, args: &VerifyArgs) -> Result<ExitCode, F
     say(invocation, args, &report.map_err(failure_of)?)
 }
 
-fn failure_of(error: VerifyError) -> Failure {
+/// A verification that could not be carried out.
+pub(super) fn failure_of(error: VerifyError) -> Failure {
     match error {
         VerifyError::Repository(RepoError::Interrupted) => Failure::from(crate::ops::cancel::Cancelled),
         VerifyError::Repository(error) => Failure::from(error),

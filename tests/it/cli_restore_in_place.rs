@@ -422,8 +422,8 @@ fn a_full_disk_leaves_the_old_in_its_place() {
     let _ = &mut command;
 }
 
-/// Runs a restore and kills it as soon as so many entries of its act are written.
-fn kill_after(application: &Application, entries: usize) {
+/// Runs a restore and kills it so long after so many entries of its act are written.
+fn kill_after(application: &Application, entries: usize, delay_ms: usize) {
     let place = &application.place;
     let acts = place.path("repository/acts");
     let written = || std::fs::read_dir(&acts).map_or(0, std::iter::Iterator::count);
@@ -437,18 +437,20 @@ fn kill_after(application: &Application, entries: usize) {
     while written() < wanted && child.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_micros(300));
     }
+    std::thread::sleep(std::time::Duration::from_millis(delay_ms as u64));
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
 /// Kills a run at every step. Afterwards either the old or the new is whole in every place at once, by the next run alone.
-fn killed_everywhere(application: &Application, forward: impl Fn(usize) -> bool) {
+fn killed_everywhere(application: &Application, round: usize, forward: impl Fn(usize) -> bool) {
     let place = &application.place;
     for entries in 1..=8 {
         if application.state()[0] == "50 old1" {
             application.change();
         }
-        kill_after(application, entries);
+        // At its beginning first, then later and later within it.
+        kill_after(application, entries, round * (entries * 7 % 23));
         let status = place.run(["status"]).good().stdout.clone();
         if forward(entries) {
             // What was cut short is finished first, then it is restored once more.
@@ -471,17 +473,19 @@ fn killed_everywhere(application: &Application, forward: impl Fn(usize) -> bool)
 #[test]
 fn a_run_killed_at_any_step_is_brought_to_an_end() {
     let application = Application::with_service();
-    killed_everywhere(&application, |entries| entries % 2 == 0);
+    killed_everywhere(&application, 0, |entries| entries % 2 == 0);
 }
 
-/// The other half, for a long evening: `cargo nextest run --run-ignored only killed_at_any_step_both_ways`.
+/// The other half, for a long evening: `cargo nextest run --run-ignored only killed_at_any_step_both_ways`, with the number
+/// of rounds of 16 kills in `HOLDFAST_KILL_ROUNDS`.
 #[test]
 #[ignore = "takes minutes"]
 fn a_run_killed_at_any_step_both_ways() {
     let application = Application::with_service();
-    for _ in 0..5 {
-        killed_everywhere(&application, |entries| entries % 2 == 1);
-        killed_everywhere(&application, |entries| entries % 2 == 0);
+    let rounds = std::env::var("HOLDFAST_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
+    for round in 0..rounds {
+        killed_everywhere(&application, round, |entries| entries % 2 == 1);
+        killed_everywhere(&application, round, |entries| entries % 2 == 0);
     }
 }
 

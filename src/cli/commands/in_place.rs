@@ -88,7 +88,11 @@ pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<E
     let context = net.context();
     if !args.in_place.check && !invocation.global.dry_run {
         let healed = heal(invocation, &context, Direction::Back, &args.in_place)?;
-        if args.selector.is_none() && healed.iter().any(|one| matches!(one.result, Ok(Mended::RolledBack))) {
+        // Who goes back after something was cut short means that, and not what was completed before it.
+        let settled = |one: &Healed| matches!(one.result, Ok(Mended::Restored(_)));
+        if args.selector.is_none() && !healed.is_empty() && !healed.iter().all(settled) {
+            let text = "that was taken back; `holdfast rollback` once more undoes the last restore that was completed";
+            invocation.output.note("rollback.healed", text);
             return repository.conclude(invocation, ExitCode::Success);
         }
     }
@@ -717,6 +721,13 @@ pub(crate) fn failure_of(error: Error) -> Failure {
             let failure = Failure::new(exit, "restore.unready", message);
             let failure =
                 failed.iter().fold(failure, |f, check| f.cause(format!("{}: {}", check.subject, check.finding)));
+            let roles = failed.iter().any(|check| check.finding.contains("roles that the server does not have"));
+            let failure = match roles {
+                true => failure.hint(
+                    "make the roles first: `holdfast restore SELECTOR --target DIR` writes them to DIR/NAME.globals.sql, for psql",
+                ),
+                false => failure,
+            };
             failure.hint("nothing was touched; `--check` tests everything again")
         }
         Error::Untouched { source, .. } => untouched(message, *source),

@@ -25,6 +25,10 @@ const FACTS: &str = "select current_setting('server_version_num')::int4, current
     (select count(*) from pg_catalog.pg_replication_slots s where s.database = $1), \
     (select count(*) from pg_catalog.pg_subscription s join pg_catalog.pg_database d on d.oid = s.subdbid \
     where d.datname = $1)";
+/// Sessions of a database. Workers of the vacuum give way to a rename by themselves, and only a superuser could end them;
+/// parallel workers go with their leader.
+const SESSIONS: &str = "from pg_catalog.pg_stat_activity where datname = $1 and pid <> pg_catalog.pg_backend_pid() \
+    and coalesce(backend_type, '') not in ('autovacuum worker', 'parallel worker')";
 /// How long ended sessions may take to leave.
 const DRAIN_ATTEMPTS: u32 = 75;
 const DRAIN_PAUSE: Duration = Duration::from_millis(200);
@@ -280,8 +284,8 @@ impl PostgresReplacement {
             if left.is_empty() {
                 return Ok(());
             }
-            let end = "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity where datname = $1";
-            client.query(end, &[&database]).map_err(|error| {
+            let end = format!("select pg_catalog.pg_terminate_backend(pid) {SESSIONS}");
+            client.query(&end, &[&database]).map_err(|error| {
                 let reason = format!("{}; it is used by {}", explain(&error), left.join(", "));
                 Error::Server { operation: "end the sessions of", target: database.to_owned(), reason }
             })?;
@@ -428,12 +432,12 @@ fn refused(operation: &'static str, target: &str, error: &postgres::Error) -> Er
 }
 
 fn sessions(client: &mut Client, database: &str) -> Result<Vec<String>, postgres::Error> {
-    let query = "select coalesce(usename::text, 'the server itself'), coalesce(nullif(application_name, ''), \
-                 backend_type, ''), coalesce(host(client_addr), 'the socket'), count(*) \
-                 from pg_catalog.pg_stat_activity where datname = $1 and pid <> pg_catalog.pg_backend_pid() \
-                 group by 1, 2, 3 order by 4 desc, 1, 2, 3";
+    let query = format!(
+        "select coalesce(usename::text, 'the server itself'), coalesce(nullif(application_name, ''), backend_type, ''), \
+         coalesce(host(client_addr), 'the socket'), count(*) {SESSIONS} group by 1, 2, 3 order by 4 desc, 1, 2, 3"
+    );
     let mut found = Vec::new();
-    for row in client.query(query, &[&database])? {
+    for row in client.query(&query, &[&database])? {
         let (user, program, address): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let count: i64 = row.try_get(3)?;
         let times = if count > 1 { format!(" ({count} sessions)") } else { String::new() };

@@ -112,6 +112,7 @@ pub struct Plan {
     /// Why.
     pub purpose: Purpose,
     /// What is restored.
+    #[serde(with = "hex")]
     pub snapshot: SnapshotId,
     /// Its time, nanoseconds since 1970 UTC.
     pub snapshot_ns: i64,
@@ -135,6 +136,7 @@ pub struct Entry {
     /// The whole plan, in every entry: each can be read alone.
     pub plan: Plan,
     /// The snapshot of what was there, once there is one.
+    #[serde(with = "hex_option")]
     pub safety: Option<SnapshotId>,
     /// Why it is taken back, or was not done.
     pub cause: Option<String>,
@@ -146,6 +148,34 @@ impl Entry {
     /// Reads an entry of an act; `None` for one that this version does not understand.
     pub fn of(entry: &ActEntry) -> Option<Self> {
         entry.read().ok()
+    }
+}
+
+/// Ids are stored as people write them.
+mod hex {
+    use super::SnapshotId;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(id: &SnapshotId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&id.hex())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SnapshotId, D::Error> {
+        SnapshotId::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+mod hex_option {
+    use super::SnapshotId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(id: &Option<SnapshotId>, serializer: S) -> Result<S::Ok, S::Error> {
+        id.map(|id| id.hex()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SnapshotId>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| SnapshotId::parse(&text).map_err(serde::de::Error::custom)).transpose()
     }
 }
 
@@ -165,5 +195,49 @@ impl Standing {
         let forward = story.entries.iter().filter_map(Entry::of).map(|entry| entry.state);
         let reached = forward.filter(|state| *state <= Step::Settle).max().unwrap_or(Step::Prerequisites);
         Some(Self { last, reached })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/format.md, section 26, shows this text.
+    #[test]
+    fn an_entry_is_stored_as_the_format_says() {
+        let item = PlannedItem {
+            source: "db".to_owned(),
+            safety_source: "db".to_owned(),
+            kind: SourceKind::Postgres,
+            place: "postgres://u@h:5432/app".to_owned(),
+            reach: "dbname=app host=h".to_owned(),
+            from: None,
+            existed: true,
+        };
+        let plan = Plan {
+            purpose: Purpose::Restore,
+            snapshot: SnapshotId([0xab; 16]),
+            snapshot_ns: 1,
+            environment: None,
+            service: true,
+            check: false,
+            items: vec![item],
+        };
+        let (state, text) = (Step::ServiceStop, "t".to_owned());
+        let entry = Entry { state, text, plan, safety: Some(SnapshotId([1; 16])), cause: None, ending: None };
+        let json = serde_json::to_value(&entry).unwrap();
+        let expected = serde_json::json!({
+            "state": "service-stop", "text": "t", "safety": "01".repeat(16), "cause": null, "ending": null,
+            "plan": {
+                "purpose": "restore", "snapshot": "ab".repeat(16), "snapshot_ns": 1, "environment": null,
+                "service": true, "check": false,
+                "items": [{
+                    "source": "db", "safety_source": "db", "kind": "postgres", "place": "postgres://u@h:5432/app",
+                    "reach": "dbname=app host=h", "from": null, "existed": true,
+                }],
+            },
+        });
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_value::<Entry>(json).unwrap(), entry);
     }
 }

@@ -160,6 +160,16 @@ impl Invocation {
         }
     }
 
+    /// Asks one question on the terminal; `None` when the input has ended.
+    ///
+    /// # Errors
+    /// When the terminal cannot be read.
+    pub(crate) fn ask_or_end(&self, question: &str) -> Result<Option<String>, Failure> {
+        self.output.ask_or_end(question, &mut std::io::stdin().lock()).map_err(|error| {
+            Failure::new(ExitCode::Failed, "terminal", "Cannot read an answer from the terminal").caused_by(&error)
+        })
+    }
+
     /// Asks one question on the terminal.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ pub mod json;
 pub mod log;
 pub(crate) mod opening;
 pub mod output;
+pub(crate) mod picker;
 pub mod progress;
 pub mod settings;
 pub mod signals;

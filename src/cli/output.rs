@@ -292,13 +292,26 @@ impl Output {
     /// # Errors
     /// When the terminal cannot be read.
     pub fn ask(&self, question: &str, input: &mut dyn io::BufRead) -> io::Result<String> {
+        Ok(self.ask_or_end(question, input)?.unwrap_or_default())
+    }
+
+    /// As [`Self::ask`]; `None` when the input has ended.
+    ///
+    /// # Errors
+    /// When the terminal cannot be read.
+    pub fn ask_or_end(&self, question: &str, input: &mut dyn io::BufRead) -> io::Result<Option<String>> {
         self.set_status("");
         let mut talk = lock(&self.talk);
         talk.writer.write_all(escape_controls(question).as_bytes())?;
         talk.writer.flush()?;
         let mut answer = String::new();
-        input.read_line(&mut answer)?;
-        Ok(answer.trim().to_owned())
+        let bytes = input.read_line(&mut answer)?;
+        Ok((bytes > 0).then(|| answer.trim().to_owned()))
+    }
+
+    /// A line of a conversation on the terminal: shown whatever the verbosity, because a question follows.
+    pub fn talk(&self, text: &str) {
+        self.put_talk(&format!("{}\n", escape_controls(text)));
     }
 
     /// JSON that is not the result: beside it in a stream, on standard error when the result is one document.

@@ -10,6 +10,7 @@ mod cli_import;
 mod cli_init;
 mod cli_listing;
 mod cli_overwrite;
+mod cli_picker;
 mod cli_prune;
 mod cli_repair;
 mod cli_restore_in_place;

@@ -21,9 +21,9 @@ Examples:
   holdfast dump @yesterday:/etc/app.conf
   holdfast dump 4f2a91c0 shop.sql | mysql shop")]
 pub struct DumpArgs {
-    /// The snapshot, with :PATH for one file
+    /// The snapshot, with :PATH for one file; on a terminal it can be left out and chosen from a list
     #[arg(value_name = "SELECTOR")]
-    pub selector: OsString,
+    pub selector: Option<OsString>,
     /// The source whose stream is wanted
     #[arg(value_name = "SOURCE")]
     pub source: Option<String>,

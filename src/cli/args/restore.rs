@@ -49,9 +49,9 @@ Without --target and --to everything goes back to where it came from, in recorde
 the application stopped, the new made beside the old and proved, swapped, the application started and asked. Whatever
 fails, the old is put back (exit code 21).")]
 pub struct RestoreArgs {
-    /// The snapshot, with :PATH for a part of its files
+    /// The snapshot, with :PATH for a part of its files; on a terminal it can be left out and chosen from a list
     #[arg(value_name = "SELECTOR")]
-    pub selector: OsString,
+    pub selector: Option<OsString>,
     /// Host and sources.
     #[command(flatten)]
     pub scope: super::scope::ScopeArgs,

@@ -9,8 +9,9 @@ use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
 use crate::cli::opening::{self, Chosen, ReadingRepository};
 use crate::cli::output::Output;
+use crate::cli::picker;
 use crate::cli::settings::SourceKindSettings;
-use crate::domain::snapshot::SourceRecord;
+use crate::domain::snapshot::{Snapshot, SourceRecord};
 use crate::domain::units::format_size;
 use crate::ops::dump::{self, DumpFailure, Error, Found};
 use crate::source::SourceError;
@@ -28,7 +29,11 @@ pub(crate) fn run(invocation: &Invocation, args: &DumpArgs) -> Result<ExitCode, 
     let repository = opening::open_for_reading(invocation)?;
     let chosen = choose(invocation, args, &repository)?;
     let snapshot = &chosen.snapshot.snapshot;
-    let found = match (&chosen.path, &args.source) {
+    let source = match (&args.source, args.selector.is_none()) {
+        (None, true) => Some(ask_for_source(invocation, snapshot)?),
+        _ => args.source.clone(),
+    };
+    let found = match (&chosen.path, &source) {
         (Some(path), source) => {
             dump::find_path(&repository.reading, snapshot, source.as_deref(), path, &invocation.cancel)
         }
@@ -63,6 +68,18 @@ pub(crate) fn run(invocation: &Invocation, args: &DumpArgs) -> Result<ExitCode, 
     }
 }
 
+/// The source that is wanted of a snapshot that was picked from a list.
+fn ask_for_source(invocation: &Invocation, snapshot: &Snapshot) -> Result<String, Failure> {
+    let available = dump::available(snapshot);
+    if let [only] = available.as_slice() {
+        return Ok(only.clone());
+    }
+    let answer = invocation.ask_or_end(&format!("Which source? {}: ", available.join(", ")))?;
+    answer
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| Failure::new(ExitCode::Failed, "dump.not_picked", "No source was chosen; nothing was written"))
+}
+
 /// Why a dump ended early.
 enum Ended {
     /// Nobody reads any more.
@@ -74,7 +91,7 @@ enum Ended {
 fn choose(invocation: &Invocation, args: &DumpArgs, repository: &ReadingRepository) -> Result<Chosen, Failure> {
     let scoped = |name: Option<&str>| {
         let scope = ScopeArgs { host: args.host.clone(), sources: name.into_iter().map(str::to_owned).collect() };
-        repository.choose(invocation, &args.selector, &scope)
+        picker::choose(invocation, repository, args.selector.as_deref(), &scope)
     };
     let name = args.source.as_deref();
     match (scoped(name), name) {

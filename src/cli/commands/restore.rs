@@ -9,6 +9,7 @@ use crate::cli::json::{self, Kind};
 use crate::cli::log::LogLevel;
 use crate::cli::opening::{self, Chosen, ReadingRepository};
 use crate::cli::output::{JsonMode, Output, display_path};
+use crate::cli::picker;
 use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord};
 use crate::domain::units::{format_count, format_size};
 use crate::ops::observer::{Event, Observer};
@@ -24,7 +25,7 @@ const LOST_SHOWN_MAX: usize = 10;
 /// Restores and says what it restored.
 pub(crate) fn run(invocation: &Invocation, args: &RestoreArgs) -> Result<ExitCode, Failure> {
     let repository = opening::open_for_reading(invocation)?;
-    let chosen = repository.choose(invocation, &args.selector, &args.scope)?;
+    let chosen = picker::choose(invocation, &repository, args.selector.as_deref(), &args.scope)?;
     match (&args.target, &args.to) {
         (Some(target), _) => into_directory(invocation, args, &repository, &chosen, target),
         (None, Some(to)) if !args.clean => into_database(invocation, args, &repository, &chosen, to),

@@ -17,7 +17,8 @@
 //!
 //! # What is set aside
 //! The dump's time and the database's name in the header, numbers of entries, OIDs, dependencies (numbers of entries),
-//! the order of entries, the statements that drop, and what belongs to the database as a whole ([`Aside`]).
+//! the order of entries, the statements that drop, who owns the server's own catalog, and what belongs to the database
+//! as a whole ([`Aside`]).
 
 use super::rows::{RowHasher, Sum};
 use crate::source::postgres::dump_watch::{EntryField, HeaderText, Watch};
@@ -361,7 +362,8 @@ impl Watch for Summary {
             EntryField::Namespace => keep(&mut pending.schema, NAME_KEPT_MAX),
             EntryField::Owner => {
                 keep(&mut pending.owner, NAME_KEPT_MAX);
-                if !self.leave.owners {
+                // The catalog belongs to whoever made the server, under whatever name.
+                if !self.leave.owners && pending.schema != b"pg_catalog" {
                     pending.hash(&self.key, field, piece);
                 }
             }

@@ -99,6 +99,7 @@ alter table parent owner to exotic_owner;
 grant select (a), update on parent to "exotic ""reader""" with grant option;
 revoke execute on function twice(integer) from public;
 grant usage on schema "we.ird" to public;
+grant select (prosrc) on pg_catalog.pg_proc to exotic_owner;
 alter default privileges in schema "we.ird" grant select on tables to exotic_owner;
 alter default privileges for role exotic_owner grant execute on functions to "exotic ""reader""";
 comment on column plain.body is 'a column';

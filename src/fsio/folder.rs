@@ -51,6 +51,15 @@ impl Folder {
         Ok(Self { handle: rustix::fs::open(path, flags, Mode::empty())? })
     }
 
+    /// Opens a folder below this one.
+    ///
+    /// # Errors
+    /// What the system says; `NotADirectory` for anything else than a folder.
+    pub fn folder(&self, path: &str) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { handle: rustix::fs::openat(&self.handle, path, flags, Mode::empty())? })
+    }
+
     /// Opens a regular file for reading.
     ///
     /// # Errors

@@ -3,5 +3,6 @@
 //! Errors here are plain `io::Error`; the room above adds the verb and the name.
 
 pub mod census;
+pub mod disk;
 pub mod folder;
 pub mod system;

@@ -6,6 +6,7 @@
 //! snapshot itself changes.
 
 use super::error::{RepoError, Result};
+use super::proved_put::put_proved;
 use crate::domain::id::{Digest, SnapshotId};
 use crate::format::envelope::{Expected, Header, ObjectTag};
 use crate::format::records::KIND_ACCEPTANCE;
@@ -124,6 +125,6 @@ pub fn write(store: &dyn WriteStore, keys: &Keys, acceptance: &Acceptance) -> Re
             reason: "it decodes to another record".to_owned(),
         });
     }
-    store.put_new(&ObjectName::acceptance(acceptance.snapshot), &bytes)?;
+    put_proved(store, &ObjectName::acceptance(acceptance.snapshot), &bytes)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! docs/format.md, "Garbage collection", says when a record is ripe.
 
 use super::error::{RepoError, Result};
+use super::proved_put::put_proved;
 use crate::domain::id::{CondemnedId, PackId, SnapshotId};
 use crate::format::envelope::{Expected, Header, ObjectTag};
 use crate::format::records::KIND_CONDEMNED;
@@ -80,7 +81,7 @@ pub fn put(store: &dyn WriteStore, keys: &Keys, record: &Condemned) -> Result<()
     let header = Header::new(ObjectTag::Condemned, keys.repository(), record.id.0, keys.suite().number());
     let bytes = sealed::encode(&header, keys.meta(), KIND_CONDEMNED, 0, record)
         .map_err(|_| RepoError::Limit { what: "A condemned record".to_owned() })?;
-    Ok(store.put_new(&ObjectName::condemned(record.id), &bytes)?)
+    put_proved(store, &ObjectName::condemned(record.id), &bytes)
 }
 
 /// Every record that exists.

@@ -236,7 +236,15 @@ impl RepositoryIndex {
     /// Only heads decide: slices without one were left by a run that died.
     pub fn record_places(&self, version: VersionId) -> Vec<RecordPlace> {
         let mut places = self.records.get(&version).cloned().unwrap_or_default();
-        let Some(best) = places.iter().filter(|p| p.has_head).map(|p| p.generation).max() else { return Vec::new() };
+        let heads = |copy: u8| {
+            let is_of = move |p: &&RecordPlace| p.has_head && self.pack(p.pack).is_some_and(|info| info.copy == copy);
+            places.iter().filter(is_of).map(|p| p.generation)
+        };
+        // A prune that died may have left one copy of a record, which `repair index` named: both copies of an older one
+        // are worth more.
+        let whole = heads(0).filter(|generation| heads(1).any(|other| other == *generation)).max();
+        let any = places.iter().filter(|p| p.has_head).map(|p| p.generation).max();
+        let Some(best) = whole.or(any) else { return Vec::new() };
         places.retain(|p| p.generation == best);
         places.sort_by_key(|p| self.pack(p.pack).map_or(2, |i| i.copy));
         places

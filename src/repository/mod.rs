@@ -19,6 +19,7 @@ pub mod pack_reader;
 pub mod pack_writer;
 #[cfg(test)]
 pub(crate) mod planted_fault;
+mod proved_put;
 pub mod reading;
 pub mod record_merge;
 pub mod rewrite;

@@ -4,6 +4,7 @@
 //! the first. `flush` is the write barrier: after it everything added is durable, read back, and indexed.
 
 use super::error::{RepoError, Result};
+use super::proved_put::put_proved;
 use crate::domain::id::{ChunkId, IndexId, PackId, VersionId};
 use crate::domain::system::Random;
 use crate::format::config_object::WriterParameters;
@@ -340,7 +341,7 @@ pub fn put_index(store: &dyn WriteStore, keys: &Keys, random: &dyn Random, body:
     let header = Header::new(ObjectTag::Index, keys.repository(), id.0, keys.suite().number());
     let bytes = sealed::encode(&header, keys.index(), KIND_INDEX, 0, body)
         .map_err(|_| RepoError::Limit { what: "An index object".to_owned() })?;
-    store.put_new(&ObjectName::index(id), &bytes)?;
+    put_proved(store, &ObjectName::index(id), &bytes)?;
     Ok((id, bytes.len() as u64))
 }
 

@@ -9,7 +9,7 @@ use super::pack_writer::{NewBlob, PackWriter};
 use crate::domain::id::VersionId;
 use crate::format::records::{BlobMeta, ChunkEntry};
 use crate::format::sparse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Live bytes gathered from neighbouring segments before they are stored as one.
 const GATHER_BYTES: usize = 32 << 10;
@@ -56,8 +56,8 @@ pub fn copy_pack(
         chunks.entry(chunk.space).or_default().push(*chunk);
     }
     chunks.values_mut().for_each(|of_space| of_space.sort_unstable_by_key(|c| c.start));
-    let mut copier =
-        Copier { index, packs, writer, number, effort, copy, table: &table, chunks, gathered: Gathered::default() };
+    let (copied, gathered) = (HashMap::new(), Gathered::default());
+    let mut copier = Copier { index, packs, writer, number, effort, copy, table: &table, chunks, copied, gathered };
     let mut literals = Vec::new();
     for (ordinal, blob) in (0u32..).zip(&table.table.blobs) {
         if repeated.contains(&(number, ordinal)) {
@@ -108,7 +108,38 @@ struct Copier<'c> {
     table: &'c LoadedTable,
     /// Chunks of each space of the table, by first offset.
     chunks: HashMap<u32, Vec<ChunkEntry>>,
+    /// What was copied of each space. A pack may hold bytes twice: a prune that ended between naming its packs and
+    /// condemning the old ones leaves two forms of them, and the next one may have put both into one pack.
+    copied: HashMap<u32, Copied>,
     gathered: Gathered,
+}
+
+/// Parts of a space, ascending and apart: first offset and the one after the last.
+#[derive(Default)]
+struct Copied(BTreeMap<u64, u64>);
+
+impl Copied {
+    /// Adds a part. Returns what of it is new.
+    fn add(&mut self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        let (mut from, mut to, mut at) = (start, end, start);
+        let mut fresh = Vec::new();
+        // those that overlap or touch, from the last one that begins before the part on
+        let first = self.0.range(..start).next_back().map_or(start, |(first, _)| *first);
+        let met: Vec<(u64, u64)> = self.0.range(first..=end).map(|(a, b)| (*a, *b)).filter(|m| m.1 >= start).collect();
+        for (a, b) in met {
+            if a > at {
+                fresh.push((at, a.min(end)));
+            }
+            at = at.max(b);
+            (from, to) = (from.min(a), to.max(b));
+            self.0.remove(&a);
+        }
+        if at < end {
+            fresh.push((at, end));
+        }
+        self.0.insert(from, to);
+        fresh
+    }
 }
 
 impl Copier<'_> {
@@ -130,6 +161,9 @@ impl Copier<'_> {
             && parts == [span]
             && (span.1 - span.0) as usize >= GATHER_BYTES / 2
         {
+            if self.copied.entry(space).or_default().add(span.0, span.1).is_empty() {
+                return Ok(());
+            }
             self.flush()?;
             self.chunks_in(id, space, &[span])?;
             let blob = NewBlob::Segment { space: id, start };
@@ -139,32 +173,35 @@ impl Copier<'_> {
             }
             return self.whole(ordinal, blob);
         }
+        let segment = self.packs.literal_blob(self.index, self.number, self.table, ordinal)?;
+        let pieces = segment.pieces();
+        let mut fresh = Vec::new();
+        for (start, end) in parts {
+            let first = pieces.partition_point(|(from, bytes)| from + bytes.len() as u64 <= start);
+            for (from, bytes) in pieces.iter().skip(first).take_while(|(from, _)| *from < end) {
+                let part = (start.max(*from), end.min(from + bytes.len() as u64));
+                let new = self.copied.entry(space).or_default().add(part.0, part.1);
+                fresh.extend(new.into_iter().map(|part| (part, *from, *bytes)));
+            }
+        }
+        let Some(((first, _), ..)) = fresh.first() else { return Ok(()) };
         let far = self.gathered.space != id
             || self.gathered.bytes >= GATHER_BYTES
-            || span.1.saturating_sub(self.gathered.start) > SPAN_BYTES_MAX;
+            || span.1.saturating_sub(self.gathered.start) > SPAN_BYTES_MAX
+            // pieces are written in ascending order
+            || *first < self.gathered.end;
         if far {
             self.flush()?;
         }
-        let segment = self.packs.literal_blob(self.index, self.number, self.table, ordinal)?;
         let gathered = &mut self.gathered;
         if gathered.pieces.is_empty() {
             (gathered.space, gathered.number) = (id, space);
         }
-        for (start, end) in parts {
-            let mut at = start;
-            for (from, bytes) in segment.pieces() {
-                let to = from + bytes.len() as u64;
-                if to <= at || from >= end {
-                    continue;
-                }
-                at = at.max(from);
-                let stop = to.min(end);
-                let skip = usize::try_from(at - from).unwrap_or(usize::MAX);
-                let take = usize::try_from(stop - at).unwrap_or(0);
-                let Some(part) = bytes.get(skip..).and_then(|rest| rest.get(..take)) else { continue };
-                gathered.add(at, part);
-                at = stop;
-            }
+        for ((start, end), from, bytes) in fresh {
+            let skip = usize::try_from(start - from).unwrap_or(usize::MAX);
+            let take = usize::try_from(end - start).unwrap_or(0);
+            let Some(part) = bytes.get(skip..).and_then(|rest| rest.get(..take)) else { continue };
+            gathered.add(start, part);
         }
         Ok(())
     }
@@ -217,5 +254,31 @@ impl Gathered {
         }
         self.bytes += bytes.len();
         self.end = at + bytes.len() as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever is added in whatever order: each byte is new exactly once.
+        #[test]
+        fn every_byte_is_new_once(parts in prop::collection::vec((0u64..200, 1u64..60), 0..30)) {
+            let (mut copied, mut seen) = (Copied::default(), [false; 260]);
+            for (start, len) in parts {
+                let fresh = copied.add(start, start + len);
+                prop_assert!(fresh.windows(2).all(|w| w[0].1 < w[1].0));
+                for at in start..start + len {
+                    let is_new = fresh.iter().any(|f| f.0 <= at && at < f.1);
+                    prop_assert_eq!(is_new, !seen[at as usize], "{}", at);
+                    seen[at as usize] = true;
+                }
+                prop_assert!(fresh.iter().all(|f| f.0 >= start && f.1 <= start + len));
+                let parts: Vec<(u64, u64)> = copied.0.iter().map(|(a, b)| (*a, *b)).collect();
+                prop_assert!(parts.windows(2).all(|w| w[0].1 < w[1].0));
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! as long as its packs are there.
 
 use super::error::{RepoError, Result};
+use super::proved_put::put_proved;
 use crate::domain::id::{Digest, SnapshotId};
 use crate::format::envelope::{Expected, Header, ObjectTag};
 use crate::format::records::KIND_TOMBSTONE;
@@ -135,6 +136,6 @@ pub fn write(store: &dyn WriteStore, keys: &Keys, tombstone: &Tombstone) -> Resu
             reason: "it decodes to another record".to_owned(),
         });
     }
-    store.put_new(&ObjectName::tombstone(tombstone.snapshot), &bytes)?;
+    put_proved(store, &ObjectName::tombstone(tombstone.snapshot), &bytes)?;
     Ok(())
 }

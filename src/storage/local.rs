@@ -14,13 +14,13 @@ use super::{
     RESERVE_NAME, ReadStore, Result, SessionGuard, SessionPart, WriteStore,
 };
 use crate::domain::id::SnapshotId;
+use crate::fsio::disk::{Disk, DiskFile};
 use crate::fsio::folder::{Folder, Kind};
 use crate::fsio::system::RealRandom;
 use pending::{LocalWriter, Pending};
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::{File, TryLockError};
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::fs::TryLockError;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,13 +40,13 @@ pub struct LocalStore {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    root: Folder,
+    root: Arc<dyn Disk>,
     /// The newest session of this process; part of the names under `tmp/`, for people.
     session: Mutex<Option<SnapshotId>>,
     /// Folders made on demand whose own name this process knows to be durable.
     durable_folders: Mutex<BTreeSet<String>>,
     /// Recently read files, newest last.
-    open_files: Mutex<VecDeque<(ObjectName, Arc<File>)>>,
+    open_files: Mutex<VecDeque<(ObjectName, Arc<dyn DiskFile>)>>,
     /// Held by the store that made the repository, so that two `init` cannot mix.
     _creation: Option<create::CreationLock>,
 }
@@ -58,7 +58,7 @@ impl LocalStore {
     /// [`ErrorKind::NotFound`] when there is no such folder, else as the system says.
     pub fn open(dir: &Path) -> Result<Self> {
         let root = Folder::open(dir).map_err(|error| folder_error(dir, "open", error))?;
-        Ok(Self::over(dir, root, None))
+        Ok(Self::over(dir, Arc::new(root), None))
     }
 
     /// Makes the folders of a new repository in a new or empty folder, after proving that the file system can keep
@@ -72,6 +72,20 @@ impl LocalStore {
         create::create(dir)
     }
 
+    /// The repository in a folder of some disk; `location` is its name for people. Writes nothing and does not look inside.
+    pub fn open_on(location: &Path, disk: Arc<dyn Disk>) -> Self {
+        Self::over(location, disk, None)
+    }
+
+    /// As [`Self::create`], in a folder of some disk that exists.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_on(location: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
+        let (root, lock) = create::prepare(location, disk)?;
+        Ok(Self::over(location, root, Some(lock)))
+    }
+
     /// Proves in a temporary folder below `dir` that the file system renames without replacing, renames folders, and
     /// locks files.
     ///
@@ -81,7 +95,7 @@ impl LocalStore {
         create::probe(dir)
     }
 
-    fn over(dir: &Path, root: Folder, creation: Option<create::CreationLock>) -> Self {
+    fn over(dir: &Path, root: Arc<dyn Disk>, creation: Option<create::CreationLock>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 path: dir.to_owned(),
@@ -112,7 +126,7 @@ impl Inner {
     }
 
     /// An open file for range reads, from the cache or newly opened.
-    fn file(&self, name: &ObjectName) -> io::Result<Arc<File>> {
+    fn file(&self, name: &ObjectName) -> io::Result<Arc<dyn DiskFile>> {
         let mut files = lock(&self.open_files);
         let at = files.iter().position(|(known, _)| known == name);
         if let Some(entry) = at.and_then(|at| files.remove(at)) {
@@ -121,7 +135,7 @@ impl Inner {
             return Ok(file);
         }
         drop(files);
-        let file = Arc::new(self.root.open_file(name.as_str())?);
+        let file: Arc<dyn DiskFile> = Arc::from(self.root.open_file(name.as_str())?);
         let mut files = lock(&self.open_files);
         while files.len() >= OPEN_FILES_MAX {
             files.pop_front();
@@ -233,12 +247,10 @@ impl ReadStore for LocalStore {
     fn get(&self, name: &ObjectName, max_bytes: u64) -> Result<Vec<u8>> {
         let wrap = |error| self.inner.error("read", name.as_str(), error);
         let file = self.inner.root.open_file(name.as_str()).map_err(wrap)?;
-        let stored = file.metadata().map_err(wrap)?.len();
-        if stored > max_bytes {
+        if file.bytes().map_err(wrap)? > max_bytes {
             return Err(self.inner.refusal(ErrorKind::Size, "read", name.as_str()));
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(stored).unwrap_or(0));
-        file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(wrap)?;
+        let bytes = file.read_up_to(max_bytes.saturating_add(1)).map_err(wrap)?;
         if bytes.len() as u64 > max_bytes {
             return Err(self.inner.refusal(ErrorKind::Size, "read", name.as_str()));
         }
@@ -248,7 +260,7 @@ impl ReadStore for LocalStore {
     fn get_range(&self, name: &ObjectName, offset: u64, length: u32) -> Result<Vec<u8>> {
         let wrap = |error: io::Error| self.inner.error("read", name.as_str(), error);
         let file = self.inner.file(name).map_err(wrap)?;
-        let stored = file.metadata().map_err(wrap)?.len();
+        let stored = file.bytes().map_err(wrap)?;
         if offset.checked_add(u64::from(length)).is_none_or(|end| end > stored) {
             return Err(self.inner.refusal(ErrorKind::Size, "read", name.as_str()));
         }
@@ -309,7 +321,7 @@ impl ReadStore for LocalStore {
     }
 
     fn reserve_fault(&self) -> Result<Option<String>> {
-        reserve::fault(&self.inner.root).map_err(|error| self.inner.error("read", RESERVE_NAME, error))
+        reserve::fault(self.inner.root.as_ref()).map_err(|error| self.inner.error("read", RESERVE_NAME, error))
     }
 }
 
@@ -472,11 +484,13 @@ impl DeleteStore for LocalStore {
     }
 
     fn release_reserve(&self) -> Result<u64> {
-        reserve::release(&self.inner.root).map_err(|error| self.inner.error("delete", RESERVE_NAME, error))
+        reserve::release(self.inner.root.as_ref()).map_err(|error| self.inner.error("delete", RESERVE_NAME, error))
     }
 
     fn restore_reserve(&self) -> Result<()> {
-        reserve::take(&self.inner.root).map(drop).map_err(|error| self.inner.error("write", RESERVE_NAME, error))
+        reserve::take(self.inner.root.as_ref())
+            .map(drop)
+            .map_err(|error| self.inner.error("write", RESERVE_NAME, error))
     }
 }
 
@@ -484,7 +498,7 @@ impl DeleteStore for LocalStore {
 #[derive(Debug)]
 struct LocalGuard {
     id: SnapshotId,
-    _lock: File,
+    _lock: Box<dyn DiskFile>,
 }
 
 impl SessionGuard for LocalGuard {

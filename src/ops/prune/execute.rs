@@ -2,7 +2,7 @@
 
 use super::finish::Own;
 use super::plan::Plan;
-use super::{PruneError, PruneMeans, PruneReport, View, unreadable};
+use super::{PruneError, PruneMeans, PruneReport, View, holds_record, unreadable};
 use crate::domain::id::{CondemnedId, IndexId, PackId, VersionId};
 use crate::format::records::{IndexedPack, Proof};
 use crate::ops::observer::{Event, Progress};
@@ -197,21 +197,17 @@ fn covered(
         }
     }
     for version in versions {
-        let places = after.record_places(version);
         let (head, _) = read_head(after, packs, version).map_err(unreadable)?;
         let slices = u32::try_from(head.slices.len()).unwrap_or(u32::MAX);
-        for copy in [0u8, 1] {
-            let here: Vec<_> = places.iter().filter(|p| after.pack(p.pack).is_some_and(|i| i.copy == copy)).collect();
-            for part in std::iter::once(None).chain((0..slices).map(Some)) {
-                let mut found = false;
-                for place in &here {
-                    let table = packs.table(after, place.pack).map_err(unreadable)?;
-                    found |= table.record(version, head.generation, part).is_some();
-                }
-                if !found {
-                    let reason = format!("copy {copy} of a part of its record would be lost");
-                    return Err(PruneError::NotProved { what: format!("version {version}"), reason });
-                }
+        let is_new = view.index.all_record_places(version).iter().all(|place| place.generation != head.generation);
+        let parts = || std::iter::once(None).chain((0..slices).map(Some));
+        for (copy, part) in parts().map(|part| (0u8, part)).chain(parts().map(|part| (1, part))) {
+            let wanted = (version, head.generation, part);
+            // what was never held cannot be lost: a repair may have found no second copy to make it from
+            let expected = is_new || holds_record(&view.index, &view.packs, wanted, copy)?;
+            if expected && !holds_record(after, packs, wanted, copy)? {
+                let reason = format!("copy {copy} of a part of its record would be lost");
+                return Err(PruneError::NotProved { what: format!("version {version}"), reason });
             }
         }
     }

@@ -5,14 +5,14 @@
 //! anything is missing, the record is withdrawn and nothing is deleted. Index objects are replaced before packs are
 //! deleted, and the record goes last, so that a crash anywhere is resumed by reading it.
 
-use super::{PruneError, PruneMeans, PruneReport, Roots, unreadable};
+use super::{PruneError, PruneMeans, PruneReport, Roots, holds_record, unreadable};
 use crate::domain::id::{CondemnedId, IndexId, PackId, SnapshotId};
-use crate::format::records::IndexBody;
+use crate::format::records::{BlobMeta, IndexBody};
 use crate::ops::observer::{Event, Progress};
 use crate::repository::closure::{Coverage, first_loss};
 use crate::repository::condemned::{self, Condemned};
 use crate::repository::error::RepoError;
-use crate::repository::index::RepositoryIndex;
+use crate::repository::index::{PackNumber, RepositoryIndex};
 use crate::repository::index_loader;
 use crate::repository::liveness::Marking;
 use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES, load_index};
@@ -182,6 +182,35 @@ fn still_needed(
         let kept = coverage.of(&after, &packs, space, None)?;
         if let Some(hole) = first_loss(&marking.live_parts(space), &held, kept) {
             return Ok(Some(format!("bytes {} to {} of literal space {space}", hole.0, hole.1)));
+        }
+    }
+    lost_record_copy(index, &after, &packs, &marking, &numbers)
+}
+
+/// A part of a record in use that only the packs that go hold in its copy number. A run that was at work when the record
+/// was written may have named one of two packs only since: the other serves every reader, and must not be all that is left.
+fn lost_record_copy(
+    index: &RepositoryIndex,
+    after: &RepositoryIndex,
+    packs: &PackReader,
+    marking: &Marking,
+    gone: &HashSet<PackNumber>,
+) -> Result<Option<String>, PruneError> {
+    for &number in gone {
+        let table = packs.table(index, number).map_err(unreadable)?;
+        let copy = index.pack(number).map_or(0, |info| info.copy);
+        for blob in &table.table.blobs {
+            let (generation, part) = match blob.meta {
+                BlobMeta::Head { generation, .. } => (generation, None),
+                BlobMeta::Slice { generation, sequence, .. } => (generation, Some(sequence)),
+                BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => continue,
+            };
+            let version = table.table.ids.get(blob.meta.owner() as usize).copied().unwrap_or_default();
+            if marking.needs_record(version, generation)
+                && !holds_record(after, packs, (version, generation, part), copy)?
+            {
+                return Ok(Some(format!("copy {copy} of a part of the record of version {version}")));
+            }
         }
     }
     Ok(None)

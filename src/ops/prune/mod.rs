@@ -414,6 +414,24 @@ fn unreadable(error: RepoError) -> PruneError {
     PruneError::Unreadable { what, reason }
 }
 
+/// True when a pack of this copy number holds a part of a record of this generation.
+fn holds_record(
+    index: &RepositoryIndex,
+    packs: &PackReader,
+    (version, generation, part): (VersionId, u32, Option<u32>),
+    copy: u8,
+) -> Result<bool, PruneError> {
+    for place in index.all_record_places(version) {
+        if index.pack(place.pack).is_some_and(|info| info.copy == copy) {
+            let table = packs.table(index, place.pack).map_err(unreadable)?;
+            if table.record(version, generation, part).is_some() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 fn begin(means: &PruneMeans<'_>) -> Result<BackupSession, PruneError> {
     let start = SessionStart {
         id: SnapshotId(means.random.bytes()),

@@ -3,12 +3,13 @@
 //! Invariant: a folder that holds anything but what an interrupted `init` leaves is refused untouched.
 
 use super::{LocalStore, classify, folder_error, random_hex};
+use crate::fsio::disk::{Disk, DiskFile};
 use crate::fsio::folder::{Folder, Item, Kind, create_folders};
 use crate::storage::{Error, ErrorKind, ObjectKind, ObjectName, RESERVE_NAME, Result};
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The file that the process making a repository holds locked.
 const LOCK_NAME: &str = "tmp/init";
@@ -16,8 +17,8 @@ const LOCK_NAME: &str = "tmp/init";
 /// Keeps a second `init` out; the file goes away with it.
 #[derive(Debug)]
 pub(super) struct CreationLock {
-    root: Folder,
-    _file: File,
+    root: Arc<dyn Disk>,
+    _file: Box<dyn DiskFile>,
 }
 
 impl Drop for CreationLock {
@@ -34,7 +35,8 @@ pub(super) fn is_of_file_system(name: &str) -> bool {
 pub(super) fn create(dir: &Path) -> Result<LocalStore> {
     let wrap = |error| folder_error(dir, "create", error);
     let made = create_folders(dir).map_err(wrap)?;
-    let result = prepare(dir);
+    let root = Folder::open(dir).map_err(wrap);
+    let result = root.and_then(|root| prepare(dir, Arc::new(root)));
     if result.is_err() {
         undo(dir, &made);
     }
@@ -42,15 +44,15 @@ pub(super) fn create(dir: &Path) -> Result<LocalStore> {
     Ok(LocalStore::over(dir, root, Some(lock)))
 }
 
-fn prepare(dir: &Path) -> Result<(Folder, CreationLock)> {
+/// Makes the folders of a repository in `root`, which `dir` names for people.
+pub(super) fn prepare(dir: &Path, root: Arc<dyn Disk>) -> Result<(Arc<dyn Disk>, CreationLock)> {
     let wrap = |error| folder_error(dir, "create", error);
-    let root = Folder::open(dir).map_err(wrap)?;
-    refuse_contents(dir, &root)?;
+    refuse_contents(dir, root.as_ref())?;
     root.create_folder("tmp").map_err(wrap)?;
-    let lock = take_lock(dir)?;
+    let lock = take_lock(dir, &root)?;
     // Again, now that no other init can be at work here.
-    refuse_contents(dir, &root)?;
-    probe(&dir.join("tmp"))?;
+    refuse_contents(dir, root.as_ref())?;
+    probe_below(dir, root.open_folder("tmp").map_err(wrap)?.as_ref())?;
     for kind in ObjectKind::ALL.into_iter().filter(|kind| *kind != ObjectKind::Config) {
         root.create_folder(kind.folder()).map_err(wrap)?;
     }
@@ -59,13 +61,13 @@ fn prepare(dir: &Path) -> Result<(Folder, CreationLock)> {
         root.remove_file(&format!("keys/{}", item.name)).map_err(wrap)?;
     }
     root.sync_folder("keys").map_err(wrap)?;
-    super::reserve::take(&root).map_err(wrap)?;
+    super::reserve::take(root.as_ref()).map_err(wrap)?;
     root.sync_folder(".").map_err(wrap)?;
     Ok((root, lock))
 }
 
 /// Refuses a folder that holds a repository or anything foreign.
-fn refuse_contents(dir: &Path, root: &Folder) -> Result<()> {
+fn refuse_contents(dir: &Path, root: &dyn Disk) -> Result<()> {
     let wrap = |error| folder_error(dir, "create", error);
     let refuse = |reason: String| {
         let source = Some(io::Error::new(io::ErrorKind::AlreadyExists, reason));
@@ -85,17 +87,16 @@ fn refuse_contents(dir: &Path, root: &Folder) -> Result<()> {
     Ok(())
 }
 
-fn is_empty(root: &Folder, item: &Item) -> io::Result<bool> {
+fn is_empty(root: &dyn Disk, item: &Item) -> io::Result<bool> {
     Ok(root.items(&item.name)?.is_empty())
 }
 
-fn take_lock(dir: &Path) -> Result<CreationLock> {
+fn take_lock(dir: &Path, root: &Arc<dyn Disk>) -> Result<CreationLock> {
     let wrap = |error| folder_error(dir, "create", error);
     let busy = || {
         let reason = io::Error::new(io::ErrorKind::AlreadyExists, "another process is creating a repository here");
         wrap(reason)
     };
-    let root = Folder::open(dir).map_err(wrap)?;
     let file = match root.create_file(LOCK_NAME) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => root.open_to_lock(LOCK_NAME).map_err(wrap)?,
         other => other.map_err(wrap)?,
@@ -106,10 +107,10 @@ fn take_lock(dir: &Path) -> Result<CreationLock> {
         Err(TryLockError::Error(error)) => return Err(unsuitable(dir, "locking files", &error.to_string())),
     }
     // The holder before us may have removed the file between our open and our lock.
-    if file.metadata().map_err(wrap)?.nlink() == 0 {
+    if !file.has_name().map_err(wrap)? {
         return Err(busy());
     }
-    Ok(CreationLock { root, _file: file })
+    Ok(CreationLock { root: Arc::clone(root), _file: file })
 }
 
 /// Removes the empty folders that a failed creation made.
@@ -130,16 +131,21 @@ fn undo(dir: &Path, made: &[PathBuf]) {
 
 pub(super) fn probe(dir: &Path) -> Result<()> {
     let wrap = |error| folder_error(dir, "probe", error);
-    let root = Folder::open(dir).map_err(wrap)?;
+    probe_below(dir, &Folder::open(dir).map_err(wrap)?)
+}
+
+/// Proves it in a folder of some disk, which `dir` names for people.
+fn probe_below(dir: &Path, root: &dyn Disk) -> Result<()> {
+    let wrap = |error| folder_error(dir, "probe", error);
     let name = format!("probe-{}", random_hex());
     root.create_folder(&name).map_err(wrap)?;
-    let result = Folder::open(&dir.join(&name)).map_err(wrap).and_then(|place| probe_in(dir, &place));
-    let cleared = clear(&root, &name);
+    let result = root.open_folder(&name).map_err(wrap).and_then(|place| probe_in(dir, place.as_ref()));
+    let cleared = clear(root, &name);
     result?;
     cleared.map_err(wrap)
 }
 
-fn probe_in(dir: &Path, place: &Folder) -> Result<()> {
+fn probe_in(dir: &Path, place: &dyn Disk) -> Result<()> {
     let wrap = |error| folder_error(dir, "probe", error);
     let file = place.create_file("a").map_err(wrap)?;
     place.create_file("b").map_err(wrap)?;
@@ -158,12 +164,12 @@ fn probe_in(dir: &Path, place: &Folder) -> Result<()> {
     if !matches!(place.find("f/start"), Ok(Some(item)) if item.kind == Kind::File) {
         return Err(unsuitable(dir, "renaming folders", "the renamed folder lost its file"));
     }
-    file.sync_all().map_err(|error| unsuitable(dir, "syncing files", &error.to_string()))?;
+    file.sync().map_err(|error| unsuitable(dir, "syncing files", &error.to_string()))?;
     place.sync_folder("f").map_err(|error| unsuitable(dir, "syncing folders", &error.to_string()))
 }
 
 /// `from` must not replace `taken`, and must become `free`.
-fn renames_without_replacing(dir: &Path, place: &Folder, from: &str, taken: &str, free: &str) -> Result<()> {
+fn renames_without_replacing(dir: &Path, place: &dyn Disk, from: &str, taken: &str, free: &str) -> Result<()> {
     const ABILITY: &str = "renaming without replacing";
     match place.rename_new(from, taken) {
         Err(error) if classify(&error) == ErrorKind::AlreadyExists => {}
@@ -177,7 +183,7 @@ fn renames_without_replacing(dir: &Path, place: &Folder, from: &str, taken: &str
     }
 }
 
-fn clear(root: &Folder, name: &str) -> io::Result<()> {
+fn clear(root: &dyn Disk, name: &str) -> io::Result<()> {
     for folder in ["d", "e", "f"] {
         root.remove_file(&format!("{name}/{folder}/start")).or_else(absent)?;
         root.remove_folder(&format!("{name}/{folder}")).or_else(absent)?;

@@ -3,17 +3,17 @@
 //! Invariant: a file whose write or sync failed never gets a name, and is removed.
 
 use super::{ATTEMPTS_MAX, Inner, lock, random_hex, split_name};
+use crate::fsio::disk::DiskFile;
 use crate::storage::{ErrorKind, ObjectKind, ObjectName, ObjectWriter, Result};
-use std::fs::{File, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs::TryLockError;
+use std::io;
 use std::sync::Arc;
 
 /// A file under `tmp/`, locked against cleaners; removed when dropped without [`Pending::into_file`].
 pub(super) struct Pending {
     inner: Arc<Inner>,
     path: String,
-    file: Option<File>,
+    file: Option<Box<dyn DiskFile>>,
     written: u64,
     /// A write or sync failed: what the file holds is unknown from then on.
     dead: bool,
@@ -36,7 +36,7 @@ impl Pending {
                 }
             }
             // A cleaner may have seen the file in the moment before it was locked.
-            if file.metadata()?.nlink() > 0 {
+            if file.has_name()? {
                 return Ok(Self { inner: Arc::clone(inner), path, file: Some(file), written: 0, dead: false });
             }
         }
@@ -48,7 +48,7 @@ impl Pending {
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let result = self.usable().and_then(|mut file| file.write_all(bytes));
+        let result = self.usable().and_then(|file| file.append(bytes));
         match &result {
             Ok(()) => self.written += bytes.len() as u64,
             Err(_) => self.dead = true,
@@ -60,27 +60,27 @@ impl Pending {
     pub(super) fn sync(&mut self) -> io::Result<()> {
         let written = self.written;
         let result = self.usable().and_then(|file| {
-            let length = file.metadata()?.len();
+            let length = file.bytes()?;
             if length != written {
                 return Err(io::Error::other(format!("it has {length} bytes after {written} were written")));
             }
-            file.sync_all()
+            file.sync()
         });
         self.dead |= result.is_err();
         result
     }
 
     /// Keeps the file, which has another name by now, and its lock.
-    pub(super) fn into_file(mut self) -> File {
+    pub(super) fn into_file(mut self) -> Box<dyn DiskFile> {
         match self.file.take() {
             Some(file) => file,
             None => unreachable!("only this function takes the file, and it consumes the value"),
         }
     }
 
-    fn usable(&self) -> io::Result<&File> {
+    fn usable(&self) -> io::Result<&dyn DiskFile> {
         match &self.file {
-            Some(file) if !self.dead => Ok(file),
+            Some(file) if !self.dead => Ok(file.as_ref()),
             _ => Err(io::Error::other("an earlier write to the same file failed")),
         }
     }

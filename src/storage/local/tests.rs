@@ -4,6 +4,8 @@ use super::*;
 use crate::domain::id::{IndexId, KeySlotId, PackId};
 use crate::domain::system::SeededRandom;
 use crate::storage::conformance;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,0 +1,490 @@
+//! One history, stopped at every single mutating call, half-way through it, or by the power going; and the same with every
+//! call failing once. After each stop the history is finished, and both oracles must hold.
+
+use crate::dice::Dice;
+use crate::disk::{Call, Death, Image, Machine, Moment, Verdict};
+use crate::repo::{Actor, Content, NORMAL_TIME, Said, Site, Stand, Truth, edit, init, rows};
+use holdfast::domain::id::SnapshotId;
+use holdfast::ops::prune::PruneOptions;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// One step of the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Init,
+    /// Saves the stream's state of that number and the tree, under a label.
+    Backup(&'static str, usize),
+    /// Another source, which looks wrong.
+    Suspect(&'static str),
+    Accept(&'static str),
+    Forget(&'static str),
+    Undelete(&'static str),
+    /// Beside a run that began earlier: condemns and must wait.
+    PruneBeside,
+    Prune,
+    PruneFull,
+    /// Bits rot in a pack of second copies first.
+    RepairPacks,
+    /// An index object is lost first.
+    RepairIndex,
+}
+
+pub(crate) const HISTORY: &[Step] = &[
+    Step::Init,
+    Step::Backup("a0", 0),
+    Step::Backup("a1", 1),
+    Step::Backup("a2", 2),
+    Step::Suspect("odd"),
+    Step::Accept("odd"),
+    Step::Forget("a0"),
+    Step::Forget("a1"),
+    Step::Undelete("a1"),
+    Step::PruneBeside,
+    Step::Prune,
+    Step::Forget("a1"),
+    Step::PruneFull,
+    Step::RepairPacks,
+    Step::RepairIndex,
+    Step::Backup("a3", 3),
+    Step::Forget("a2"),
+    Step::Prune,
+];
+
+/// The world between two steps.
+#[derive(Clone)]
+struct World {
+    image: Image,
+    truth: Truth,
+    labels: BTreeMap<&'static str, SnapshotId>,
+    time: i64,
+    /// The path whose bits rot.
+    rotten: Option<String>,
+}
+
+/// What backups save.
+struct Sources {
+    streams: Vec<Arc<Vec<u8>>>,
+    tree: (String, PathBuf, PathBuf),
+}
+
+impl Sources {
+    fn new(dice: &mut Dice, site: &mut Site) -> Self {
+        let mut bytes = rows(dice, 60);
+        let mut streams = Vec::new();
+        for _ in 0..4 {
+            streams.push(Arc::new(bytes.clone()));
+            edit(dice, &mut bytes);
+        }
+        Self { streams, tree: site.change(dice) }
+    }
+
+    fn content(&self, step: Step) -> Content {
+        match step {
+            Step::Backup(_, state) => Content {
+                stream: ("db".to_owned(), Arc::clone(&self.streams[state])),
+                tree: Some(self.tree.clone()),
+                suspect: false,
+            },
+            _ => Content { stream: ("other".to_owned(), Arc::new(b"short\n".to_vec())), tree: None, suspect: true },
+        }
+    }
+}
+
+/// How a step ended.
+enum Ended {
+    Done,
+    Died,
+    Refused(String),
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            image: Image::default(),
+            truth: Truth::default(),
+            labels: BTreeMap::new(),
+            time: NORMAL_TIME * 1_000_000_000,
+            rotten: None,
+        }
+    }
+
+    /// What happens to the disk before a step, by nobody's hand.
+    fn prepare(&mut self, step: Step) {
+        let folder = if step == Step::RepairIndex { "index" } else { "packs" };
+        let names: Vec<String> = self.image.files(folder);
+        match step {
+            Step::RepairIndex => {
+                if let Some(name) = names.last() {
+                    self.image.damage(name, None);
+                }
+            }
+            Step::RepairPacks => {
+                // one that only holds second copies: nothing is lost by it
+                for name in names {
+                    let whole = self.image.read(&name).expect("a pack").to_vec();
+                    let mut damaged = whole.clone();
+                    damaged[whole.len() / 3] ^= 0x10;
+                    self.image.damage(&name, Some(damaged));
+                    if self.truth.check(&self.image).is_ok() && self.truth.check_whole(&self.image).is_err() {
+                        self.rotten = Some(name);
+                        break;
+                    }
+                    self.image.damage(&name, Some(whole));
+                }
+                assert!(self.rotten.is_some(), "no pack holds second copies alone");
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a step, with `faults` from its first call on.
+    fn take(
+        &mut self,
+        step: Step,
+        sources: &Sources,
+        seed: u64,
+        faults: impl FnOnce(&Machine) + Send,
+    ) -> (Ended, Arc<Machine>) {
+        let machine = Machine::new(self.image.clone(), seed);
+        let older = (step == Step::PruneBeside).then(|| {
+            let actor = Actor::open(&machine, seed ^ 0x01de, NORMAL_TIME).expect("opens");
+            let held = actor.announce("elsewhere").expect("a session");
+            (actor, held)
+        });
+        faults(&machine);
+        let said = self.act(step, sources, seed, &machine);
+        machine.set_faults(None);
+        drop(older);
+        self.image = machine.image();
+        let ended = match said {
+            Ok(Ok(())) => Ended::Done,
+            Ok(Err(why)) => Ended::Refused(why),
+            Err(Died) => Ended::Died,
+        };
+        (ended, machine)
+    }
+
+    fn act(&mut self, step: Step, sources: &Sources, seed: u64, machine: &Arc<Machine>) -> Result<Said<()>, Died> {
+        if step == Step::Init {
+            // an init that was interrupted at its end has made a repository, perhaps without the second copy of its
+            // configuration
+            if let Ok(actor) = Actor::open(machine, seed, NORMAL_TIME) {
+                return Ok(actor.repair_snapshots());
+            }
+            let said = init(machine, seed);
+            machine.change_image(|image| {
+                // its 8 MiB make everything slow; what it is for has tests of its own
+                if said.is_ok() && image.read("reserve").is_some() {
+                    image.damage("reserve", None);
+                }
+            });
+            return if machine.has_died() { Err(Died) } else { Ok(said) };
+        }
+        let actor = match Actor::open(machine, seed, NORMAL_TIME + (seed % 1000) as i64) {
+            Ok(actor) => actor,
+            Err(_) if machine.has_died() => return Err(Died),
+            Err(why) => return Ok(Err(why)),
+        };
+        let label = |label: &str| *self.labels.get(label).expect("the label is known");
+        let said = match step {
+            Step::Init => Ok(()),
+            Step::Backup(name, _) | Step::Suspect(name) => {
+                self.time += 1_000_000_000;
+                let content = sources.content(step);
+                self.truth.attempt(self.time, &content);
+                let said = actor.backup(&content, self.time);
+                if machine.has_died() {
+                    return Err(Died);
+                }
+                said.map(|id| {
+                    self.truth.reported(id);
+                    self.labels.insert(name, id);
+                })
+            }
+            Step::Accept(name) => {
+                let said = actor.accept(label(name));
+                if said.is_ok() && !machine.has_died() {
+                    self.truth.snapshots.get_mut(&label(name)).expect("known").accepted = true;
+                }
+                said
+            }
+            Step::Forget(name) => {
+                let id = label(name);
+                let before = self.truth.snapshots[&id].stand;
+                self.truth.set(id, Stand::Unclear);
+                let said = match actor.snapshots() {
+                    Ok(all) if before == Stand::Unclear && !all.iter().any(|s| s.snapshot.id == id) => Ok(()),
+                    Ok(_) => actor.forget(id),
+                    Err(why) => Err(why),
+                };
+                if said.is_ok() && !machine.has_died() {
+                    self.truth.set(id, Stand::Hidden);
+                }
+                said
+            }
+            Step::Undelete(name) => {
+                let id = label(name);
+                let before = self.truth.snapshots[&id].stand;
+                self.truth.set(id, Stand::Unclear);
+                let said = match actor.snapshots() {
+                    Ok(all) if before == Stand::Unclear && all.iter().any(|s| s.snapshot.id == id) => Ok(()),
+                    Ok(_) => actor.undelete(id),
+                    Err(why) => Err(why),
+                };
+                if said.is_ok() && !machine.has_died() {
+                    self.truth.set(id, Stand::Kept);
+                }
+                said
+            }
+            Step::PruneBeside | Step::Prune => actor.prune(PruneOptions::default()).map(drop),
+            Step::PruneFull => actor.prune(PruneOptions { full: true, ..PruneOptions::default() }).map(drop),
+            Step::RepairPacks => actor.repair_packs().map(drop),
+            // a repair of packs that died may have left a damaged pack that no index names; this names it again
+            Step::RepairIndex => actor.repair_index().and_then(|()| actor.repair_packs().map(drop)),
+        };
+        if machine.has_died() { Err(Died) } else { Ok(said) }
+    }
+
+    /// Takes all steps from one on, without faults.
+    fn finish(&mut self, begun: usize, from: usize, sources: &Sources, seed: u64) -> Said<()> {
+        for (at, &step) in HISTORY.iter().enumerate().skip(from) {
+            if at > begun && !matches!(step, Step::RepairPacks) {
+                self.prepare(step);
+            }
+            if let Ended::Refused(why) =
+                self.take(step, sources, Dice::new(seed ^ 0xf1_0000).next() ^ at as u64, |_| ()).0
+            {
+                return Err(format!("step {at} {step:?} after the stop: {why}"));
+            }
+        }
+        self.truth.check(&self.image)
+    }
+}
+
+struct Died;
+
+/// One way to stop.
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    Killed,
+    KilledHalfway,
+    PowerBefore,
+    PowerAfter,
+}
+
+const STOPS: [Stop; 4] = [Stop::Killed, Stop::KilledHalfway, Stop::PowerBefore, Stop::PowerAfter];
+
+impl Stop {
+    fn verdict(self, seed: u64) -> Verdict {
+        match self {
+            Self::Killed => Verdict::DieBefore(Death::Kill),
+            Self::KilledHalfway => Verdict::DieHalfway(Death::Kill),
+            Self::PowerBefore => Verdict::DieBefore(Death::Power(seed)),
+            Self::PowerAfter => Verdict::DieAfter(Death::Power(seed)),
+        }
+    }
+}
+
+/// How many mutating calls, and how many calls of all kinds, a step makes.
+fn measure(world: &World, step: Step, sources: &Sources, seed: u64) -> (u64, u64) {
+    let mut world = world.clone();
+    let (ended, machine) = alone(|| world.take(step, sources, seed, |machine| machine.set_faults(None)));
+    assert!(matches!(ended, Ended::Done), "{step:?} does not work");
+    machine.last_counts()
+}
+
+/// Runs something in a thread and a pool of its own, so that it does the same whenever it is run.
+pub(crate) fn alone<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool").install(act)
+}
+
+/// Runs jobs on all cores.
+pub(crate) fn in_parallel(jobs: u64, act: impl Fn(u64) -> Said<()> + Sync) -> Vec<String> {
+    let next = AtomicU64::new(0);
+    let failures = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let job = next.fetch_add(1, Ordering::SeqCst);
+                    if job >= jobs || failures.lock().expect("failures").len() > 20 {
+                        return;
+                    }
+                    if let Err(why) = alone(|| act(job)) {
+                        failures.lock().expect("failures").push(why);
+                    }
+                }
+            });
+        }
+    });
+    failures.into_inner().expect("failures")
+}
+
+/// Goes through the history; at each step everything that `variants` says is tried.
+fn at_every_step(mut variants: impl FnMut(&World, usize, &Sources, u64) -> Vec<String>) -> Vec<String> {
+    let seed = 1;
+    let mut dice = Dice::new(seed);
+    let mut site = Site::new("files");
+    let mut sources = Sources::new(&mut dice, &mut site);
+    let mut world = World::new();
+    let mut failures = Vec::new();
+    for (at, &step) in HISTORY.iter().enumerate() {
+        if matches!(step, Step::Backup(_, state) if state > 0) {
+            sources.tree = site.change(&mut dice);
+        }
+        alone(|| world.prepare(step));
+        failures.extend(variants(&world, at, &sources, seed));
+        assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+        let (ended, _) = alone(|| world.take(step, &sources, seed + at as u64, |_| ()));
+        if let Ended::Refused(why) = ended {
+            panic!("step {at} {step:?}: {why}");
+        }
+        world.truth.check(&world.image).expect("the history without faults");
+        if at % 2 == 0 {
+            world.image.calm_down();
+        }
+    }
+    world.truth.check_whole(&world.image).expect("the history without faults");
+    failures
+}
+
+#[test]
+fn crash_every_op() {
+    let mut points = 0;
+    let ways = ways();
+    at_every_step(|world, at, sources, seed| {
+        let step = HISTORY[at];
+        let (_, mutations) = measure(world, step, sources, seed + at as u64);
+        points += mutations;
+        in_parallel(mutations * ways, |job| {
+            let (k, stop) = (job / ways, STOPS[((job % ways + job / ways + at as u64) % STOPS.len() as u64) as usize]);
+            if !is_wanted(at, k) {
+                return Ok(());
+            }
+            let mut world = world.clone();
+            let died = ((seed.wrapping_mul(1_000_003) + at as u64) << 32) | job;
+            let faults = move |m: &Moment<'_>| match m.call.mutates() && m.mutations == k {
+                true => stop.verdict(died),
+                false => Verdict::Go,
+            };
+            let (ended, machine) = world.take(step, sources, seed + at as u64, |machine| {
+                machine.set_faults(Some(Box::new(faults)));
+            });
+            let context = |why: String| {
+                let trace = machine.trace();
+                let last = trace.iter().rev().take(6).rev().cloned().collect::<Vec<_>>().join("\n    ");
+                let again =
+                    format!("HOLDFAST_SIM=full HOLDFAST_SIM_POINT={at}:{k} cargo test --test sim crash_every_op");
+                format!("step {at} {step:?}, call {k}, {stop:?}: {why}\n    {last}\n  again: {again}")
+            };
+            if !matches!(ended, Ended::Died) {
+                return Err(context("the stop did not stop it".to_owned()));
+            }
+            if at > 0 {
+                world.truth.check(&world.image).map_err(&context)?;
+            }
+            world.finish(at, at, sources, died).and_then(|()| world.truth.check_whole(&world.image)).map_err(context)
+        })
+    });
+    println!("{points} crash points, each in {ways} of {} ways", STOPS.len());
+    assert!(points > 400, "{points}");
+}
+
+/// With `HOLDFAST_SIM_POINT=STEP:CALL` only that point is tried, with `=STEP` only that step.
+fn is_wanted(step: usize, call: u64) -> bool {
+    std::env::var("HOLDFAST_SIM_POINT")
+        .map_or(true, |point| point == format!("{step}:{call}") || point == step.to_string())
+}
+
+/// In how many ways each point is tried: one after the other, or with `HOLDFAST_SIM=full` all.
+fn ways() -> u64 {
+    if std::env::var("HOLDFAST_SIM").is_ok_and(|value| value == "full") { STOPS.len() as u64 } else { 1 }
+}
+
+#[test]
+fn every_call_fails_once() {
+    let mut points = 0;
+    at_every_step(|world, at, sources, seed| {
+        let step = HISTORY[at];
+        let (calls, _) = measure(world, step, sources, seed + at as u64);
+        points += calls;
+        in_parallel(calls, |k| {
+            if !is_wanted(at, k)
+                || (ways() == 1 && std::env::var("HOLDFAST_SIM_POINT").is_err() && k % 6 != at as u64 % 6)
+            {
+                return Ok(());
+            }
+            let mut world = world.clone();
+            let how = [Verdict::Fail(5), Verdict::FailAfter(5), Verdict::Fail(28)][(k % 3) as usize];
+            let faults = move |m: &Moment<'_>| match m.calls == k {
+                // what cannot be carried out by half fails as a whole
+                true if !m.call.mutates() || m.call == Call::CreateFile => Verdict::Fail(5),
+                true => how,
+                false => Verdict::Go,
+            };
+            let (ended, machine) = world.take(step, sources, seed + at as u64, |machine| {
+                machine.set_faults(Some(Box::new(faults)));
+            });
+            let said = if let Ended::Refused(why) = &ended { why.clone() } else { "done".to_owned() };
+            let context = |why: String| {
+                let trace = machine.trace();
+                let failed = trace.iter().find(|line| !line.ends_with("Go"));
+                format!("step {at} {step:?}, call {k} {how:?} {failed:?}: it said: {said}; {why}")
+            };
+            let done = matches!(ended, Ended::Done);
+            if at > 0 {
+                world.truth.check(&world.image).map_err(&context)?;
+            }
+            world.finish(at, at + usize::from(done), sources, k).map_err(&context)?;
+            // what cannot be read is lost for a repair, which says so; `verify` goes on saying that a copy is missing
+            match step {
+                Step::RepairPacks | Step::RepairIndex => Ok(()),
+                _ => world.truth.check_whole(&world.image).map_err(context),
+            }
+        })
+    });
+    let share = if ways() == 1 { "every sixth" } else { "each" };
+    println!("{points} calls, {share} failed once");
+}
+
+/// A disk that lies: bytes are changed on the way, or calls are reported as done and nothing happens. Whatever a step that
+/// says it succeeded has stored can be given back.
+#[test]
+fn a_lying_disk_is_caught() {
+    let (mut points, caught) = (0, AtomicU64::new(0));
+    at_every_step(|world, at, sources, seed| {
+        let step = HISTORY[at];
+        if !matches!(step, Step::Backup(..) | Step::Suspect(_)) {
+            return Vec::new();
+        }
+        let (_, mutations) = measure(world, step, sources, seed + at as u64);
+        points += mutations;
+        in_parallel(mutations, |k| {
+            let mut world = world.clone();
+            let faults = move |m: &Moment<'_>| match (m.call, m.mutations == k && m.call.mutates()) {
+                (Call::Append, true) if k % 2 == 0 => Verdict::Garble,
+                (Call::Append | Call::Rename, true) => Verdict::Pretend,
+                _ => Verdict::Go,
+            };
+            let (ended, machine) = world.take(step, sources, seed + at as u64, |machine| {
+                machine.set_faults(Some(Box::new(faults)));
+            });
+            caught.fetch_add(u64::from(matches!(ended, Ended::Refused(_))), Ordering::SeqCst);
+            let context = |why: String| {
+                let trace = machine.trace();
+                let lie = trace.iter().find(|line| !line.ends_with("Go"));
+                format!("step {at} {step:?}, call {k} {lie:?}: {why}")
+            };
+            match ended {
+                Ended::Done => world.truth.check(&world.image).map_err(context),
+                _ => Ok(()),
+            }
+        })
+    });
+    println!("{points} calls, {caught:?} lies were told and caught");
+    assert!(caught.into_inner() > 20);
+}

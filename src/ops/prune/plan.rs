@@ -304,11 +304,21 @@ pub fn choose(
         let small: Vec<&PackState> =
             rest.iter().copied().filter(|p| p.copy == copy && p.stored_bytes < SMALL_PACK_BYTES).collect();
         if small.len() > SMALL_PACKS_LEFT || (limits.full && small.len() > 1) {
-            for pack in small {
-                if !chosen.contains(&pack.number) && pack.stored_bytes <= budget {
-                    budget -= pack.stored_bytes;
-                    chosen.insert(pack.number);
-                }
+            let fitting: Vec<&PackState> = small
+                .iter()
+                .filter(|pack| !chosen.contains(&pack.number))
+                .take_while(|pack| {
+                    let fits = pack.stored_bytes <= budget;
+                    budget -= if fits { pack.stored_bytes } else { 0 };
+                    fits
+                })
+                .copied()
+                .collect();
+            let together = fitting.len() + small.iter().filter(|pack| chosen.contains(&pack.number)).count();
+            plan.is_partial |= together < small.len();
+            // one alone would be written again as it is, by every prune
+            if together > 1 {
+                chosen.extend(fitting.iter().map(|pack| pack.number));
             }
         }
     }

@@ -488,3 +488,61 @@ fn a_lying_disk_is_caught() {
     println!("{points} calls, {caught:?} lies were told and caught");
     assert!(caught.into_inner() > 20);
 }
+
+/// A world after one backup that ran with a schedule of faults which it did not notice, and then lost its power.
+fn after_unnoticed(sources: &Sources, faults: fn(&Moment<'_>) -> Verdict, power: u64) -> World {
+    let mut world = World::new();
+    for (seed, step) in [(1, Step::Init), (2, Step::Backup("a0", 0))] {
+        let (ended, _) = alone(|| world.take(step, sources, seed, |m| m.set_faults(Some(Box::new(faults)))));
+        assert!(matches!(ended, Ended::Done), "{step:?}");
+    }
+    world.image.lose_power(&mut Dice::new(power));
+    world
+}
+
+/// Each detector is shown what it must find: the oracles fire when a sync is left out, when a success is reported that was
+/// none, when a pack goes that is needed, and when a forgotten snapshot is still seen.
+#[test]
+fn the_oracles_fire() {
+    let mut dice = Dice::new(7);
+    let mut site = Site::new("files");
+    let sources = Sources::new(&mut dice, &mut site);
+    let holds = |faults: fn(&Moment<'_>) -> Verdict| {
+        (0..20).filter(|power| after_unnoticed(&sources, faults, *power).truth_holds()).count()
+    };
+    assert_eq!(holds(|_| Verdict::Go), 20, "without a fault nothing is lost");
+    let no_folder = holds(|m| if m.call == Call::SyncFolder { Verdict::Pretend } else { Verdict::Go });
+    assert!(no_folder < 20, "folders that are never synced lose names");
+    let no_index = holds(|m| match m.call == Call::SyncFolder && m.path == "index" {
+        true => Verdict::Pretend,
+        false => Verdict::Go,
+    });
+    assert!(no_index < 20, "one folder that is not synced loses the index");
+    let no_file = holds(|m| if m.call == Call::Sync { Verdict::Pretend } else { Verdict::Go });
+    assert!(no_file < 20, "files that are never synced lose bytes");
+
+    let whole = after_unnoticed(&sources, |_| Verdict::Go, 1);
+    let mut told = whole.clone();
+    told.truth.reported(SnapshotId([9; 16]));
+    assert!(!told.truth_holds(), "a success that was reported without a commit");
+    for name in whole.image.files("packs") {
+        let mut gone = whole.clone();
+        gone.image.damage(&name, None);
+        let seen = gone.truth.check(&gone.image).and_then(|()| gone.truth.check_whole(&gone.image));
+        assert!(seen.is_err(), "{name} was deleted before it was marked again");
+    }
+    let mut hidden = whole.clone();
+    let id = hidden.truth.of(Stand::Kept)[0];
+    hidden.truth.set(id, Stand::Hidden);
+    assert!(!hidden.truth_holds(), "it was reported as forgotten and is still seen");
+    let mut accepted = whole;
+    let content = Content { stream: ("db".to_owned(), Arc::new(Vec::new())), tree: None, suspect: false };
+    accepted.truth.attempts.values_mut().for_each(|saved| *saved = content.clone());
+    assert!(!accepted.truth_holds(), "other bytes");
+}
+
+impl World {
+    fn truth_holds(&self) -> bool {
+        self.truth.check(&self.image).is_ok()
+    }
+}

@@ -106,6 +106,9 @@ pub(crate) struct Truth {
     /// What each attempt of a backup wanted to save, by its time.
     pub(crate) attempts: BTreeMap<i64, Content>,
     pub(crate) snapshots: BTreeMap<SnapshotId, Known>,
+    /// A forgotten snapshot came back. A prune may have deleted second copies of its records by then
+    /// (docs/shortcomings.md): nothing is lost, and `verify` says so.
+    pub(crate) copies_may_miss: bool,
 }
 
 /// The secret of every simulated repository.
@@ -488,7 +491,8 @@ impl Truth {
     /// `verify --read-data` finds nothing.
     pub(crate) fn check_whole(&self, image: &Image) -> Said<()> {
         let machine = Machine::new(image.clone(), 0);
-        let findings = Actor::open(&machine, 0xc4ed, NORMAL_TIME)?.verify()?;
+        let mut findings = Actor::open(&machine, 0xc4ed, NORMAL_TIME)?.verify()?;
+        findings.retain(|finding| !self.copies_may_miss || !finding.contains("of its record is in no pack"));
         if findings.is_empty() { Ok(()) } else { Err(format!("verify finds {}", findings.join("; "))) }
     }
 }

@@ -358,7 +358,10 @@ fn perform(actor: &Actor, act: &Act, shared: &Mutex<Shared>, machine: &Machine) 
             None => Ok(()),
         },
         Act::Undelete(pick) => match known(&[Stand::Hidden, Stand::Unclear], *pick) {
-            Some(id) => about(id, &|| actor.undelete(id), Stand::Kept),
+            Some(id) => {
+                shared.lock().expect("shared").truth.copies_may_miss = true;
+                about(id, &|| actor.undelete(id), Stand::Kept)
+            }
             None => Ok(()),
         },
         Act::Accept(pick) => match known(&[Stand::Kept], *pick) {

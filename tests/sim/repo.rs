@@ -342,6 +342,7 @@ impl Actor {
             prune::roots::read(self.store.as_ref(), &self.keys, &self.catalog, now, Duration::ZERO)
         };
         let means = PruneMeans {
+            catalog: &self.catalog,
             store: Arc::clone(&self.store) as Arc<_>,
             keys: Arc::clone(&self.keys),
             parameters: self.parameters,
@@ -410,6 +411,7 @@ impl Actor {
         let target = folder.path().join("target");
         let options = restore::Options {
             target: target.clone(),
+            existing: None,
             selection: Selection::default(),
             dry_run: false,
             attributes: AttributeOptions::for_this_user(),

@@ -119,7 +119,11 @@ impl History {
             13 => Act::Accept(pick),
             14..18 => {
                 let limit = self.dice.one_in(4).then_some(4000);
-                Act::Prune(PruneOptions { dry_run: false, full: self.dice.one_in(2), max_repack_bytes: limit })
+                Act::Prune(PruneOptions {
+                    full: self.dice.one_in(2),
+                    max_repack_bytes: limit,
+                    ..PruneOptions::default()
+                })
             }
             18 => Act::RepairPacks,
             _ => match self.dice.below(3) {

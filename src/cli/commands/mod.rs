@@ -26,6 +26,7 @@ pub(crate) mod restore;
 pub(crate) mod secret_file;
 pub(crate) mod snapshots;
 pub(crate) mod stats;
+pub(crate) mod status;
 pub(crate) mod undelete;
 pub(crate) mod verify;
 
@@ -44,8 +45,8 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Backup(args) => backup::run(invocation, args),
         Command::Restore(args) => restore::run(invocation, args),
         Command::Rollback(args) => in_place::rollback(invocation, args),
-        Command::Service(args) => in_place::service(invocation, args),
-        Command::Status(_) => in_place::status(invocation),
+        Command::Service(args) => status::service(invocation, args),
+        Command::Status(_) => status::status(invocation),
         Command::Dump(args) => dump::run(invocation, args),
         Command::Snapshots(args) => snapshots::run(invocation, args),
         Command::Ls(args) => ls::run(invocation, args),

@@ -1,0 +1,106 @@
+//! `service` and `status`: the application, and what is under way or was cut short.
+
+use super::in_place::environment;
+use super::net::{self, Net};
+use crate::cli::args::in_place::{ServiceAction, ServiceArgs};
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::Failure;
+use crate::cli::invocation::Invocation;
+use crate::cli::json::Kind;
+use crate::cli::opening;
+use crate::domain::act::Whereabouts;
+use crate::domain::time_spec::format_local;
+use crate::ops::in_place;
+use serde_json::json;
+
+/// Stops or starts the application, or asks whether it runs.
+///
+/// # Errors
+/// Exit code 2 when it is not configured, 1 when the command fails.
+pub(crate) fn service(invocation: &Invocation, args: &ServiceArgs) -> Result<ExitCode, Failure> {
+    let settings = invocation.settings()?;
+    let service = match environment(settings, args.env.as_deref())? {
+        None => net::service_of(settings.sections.service.as_ref()),
+        Some((_, target)) => net::service_of(target.service.as_ref()),
+    };
+    let (word, program) = match args.action {
+        ServiceAction::Stop => ("stop", service.stop),
+        ServiceAction::Start => ("start", service.start),
+        ServiceAction::Status => ("status", service.status),
+    };
+    let Some(program) = program else {
+        let table = args.env.as_ref().map_or_else(|| "[service]".to_owned(), |name| format!("service of [env.{name}]"));
+        return Err(Failure::usage("service.not_configured", format!("No command '{word}' is configured"))
+            .hint(format!("write it into {table}")));
+    };
+    if invocation.global.dry_run {
+        invocation.output.note("service.would", &format!("would run {}", program.words.join(" ")));
+        return Ok(ExitCode::Success);
+    }
+    let said = in_place::run_program(&invocation.processes, &program).map_err(|error| {
+        let failure = Failure::from_error(ExitCode::Failed, "service.failed", &error);
+        error.output.lines().fold(failure, Failure::cause)
+    })?;
+    if invocation.global.json {
+        invocation.output.json(Kind::Result, &json!({ "action": word, "output": said }));
+    } else if !said.is_empty() {
+        invocation.output.line(&said);
+    }
+    invocation.output.note("service.done", &format!("{word}: done"));
+    Ok(ExitCode::Success)
+}
+
+/// What is under way or was cut short.
+///
+/// # Errors
+/// As for opening a repository.
+pub(crate) fn status(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    let repository = opening::open_for_reading(invocation)?;
+    let net = Net::new(invocation, &repository)?;
+    let context = net.context();
+    let mut open = Vec::new();
+    for (story, whereabouts) in in_place::unfinished(&context)? {
+        let places = in_place::places_now(&context, &story);
+        let owner = story.last().owner();
+        let state = story.last().state();
+        if invocation.global.json {
+            open.push(json!({
+                "act": story.id.hex(),
+                "kind": story.kind.as_str(),
+                "state": state,
+                "text": story.last().text(),
+                "host": owner.host,
+                "user": owner.user,
+                "process": owner.process,
+                "owner": whereabouts.as_str(),
+                "time": crate::domain::time_spec::ns_timestamp(story.first().time_ns).to_string(),
+                "places": places,
+            }));
+            continue;
+        }
+        let began = format_local(story.first().time_ns, &invocation.environment.time_zone);
+        let who = format!("{} on {}, process {}", owner.user, owner.host, owner.process);
+        let living = match whereabouts {
+            Whereabouts::Alive => "under way",
+            Whereabouts::Dead => "cut short",
+            Whereabouts::Elsewhere => "of another machine",
+        };
+        let line = format!("restore {} of {began} by {who}: {living}, step {state}", story.id.short());
+        invocation.output.line(&line);
+        places.iter().for_each(|place| invocation.output.line(&format!("  {place}")));
+        let hint = match whereabouts {
+            Whereabouts::Alive => "  it goes on by itself",
+            Whereabouts::Dead => {
+                "  `holdfast rollback` takes it back; any `holdfast restore` brings it to an end first"
+            }
+            Whereabouts::Elsewhere => "  run `holdfast rollback` there, or here with --break if that machine is gone",
+        };
+        invocation.output.line(hint);
+    }
+    if invocation.global.json {
+        invocation.output.json(Kind::Result, &json!({ "status": open }));
+    } else if open.is_empty() {
+        invocation.output.note("status.idle", "nothing is under way");
+    }
+    repository.conclude(invocation, ExitCode::Success)
+}

@@ -44,7 +44,7 @@ def main():
                 "create table events (id bigint primary key, customer integer, at timestamptz, kind text, body text, amount numeric);"
                 "insert into events select i, i * 7919 %% 100000, timestamptz '2024-01-01' + i * interval '3 seconds', "
                 "(array['order','login','refund','note'])[i %% 4 + 1], md5(i::text) || md5((i * 3)::text) || md5((i * 5)::text), "
-                "i %% 10007 / 100.0 from generate_series(1, %d) i;"
+                "i %% 10007 / 100.0 from generate_series(1::bigint, %d) i;"
                 "create index on events (customer, at); create index on events (kind);"
                 "create table customers as select i as id, md5(i::text) as name from generate_series(1, 100000) i;" % rows, "app")
             env = dict(cluster.env, HOLDFAST_REPOSITORY=work + "/repository", HOLDFAST_PASSWORD="x", HOME=work,

@@ -86,6 +86,26 @@ impl Catalog {
         }
     }
 
+    /// Hands the stored bytes of all records (copy 0) that are kept to `each`, in groups. The caller opens and so
+    /// authenticates them.
+    pub fn each_snapshot_record(&self, group: usize, mut each: impl FnMut(Vec<(SnapshotId, Vec<u8>)>)) {
+        self.with(|db| {
+            let mut statement = db.prepare("SELECT id, record FROM snapshots")?;
+            let mut rows = statement.query([])?;
+            let mut records = Vec::new();
+            while let Some(row) = rows.next()? {
+                if let Ok(id) = row.get::<_, Vec<u8>>(0)?.try_into() {
+                    records.push((SnapshotId(id), row.get::<_, Vec<u8>>(1)?));
+                }
+                if records.len() >= group {
+                    each(std::mem::take(&mut records));
+                }
+            }
+            each(records);
+            Ok(())
+        });
+    }
+
     /// Ids of the snapshots whose records are kept.
     pub fn snapshot_ids(&self) -> Vec<SnapshotId> {
         self.with(|db| {

@@ -4,7 +4,7 @@
 //!
 //! A file's bytes are durable after [`DiskFile::sync`], its name after [`Disk::sync_folder`] of the folder that holds it.
 
-use super::folder::{Folder, Item};
+use super::folder::{Folder, Item, Kind};
 use std::fmt::Debug;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
@@ -34,6 +34,11 @@ pub trait Disk: Debug + Send + Sync {
     fn find(&self, path: &str) -> io::Result<Option<Item>>;
     /// The names in a folder, in no order.
     fn items(&self, path: &str) -> io::Result<Vec<Item>>;
+    /// The names of the folders in a folder, in no order.
+    fn folders(&self, path: &str) -> io::Result<Vec<String>> {
+        let items = self.items(path)?;
+        Ok(items.into_iter().filter(|item| item.kind == Kind::Folder).map(|item| item.name).collect())
+    }
     /// Makes the names in a folder durable.
     fn sync_folder(&self, path: &str) -> io::Result<()>;
 }
@@ -89,6 +94,9 @@ impl Disk for Folder {
     }
     fn items(&self, path: &str) -> io::Result<Vec<Item>> {
         Self::items(self, path)
+    }
+    fn folders(&self, path: &str) -> io::Result<Vec<String>> {
+        Self::folders(self, path)
     }
     fn sync_folder(&self, path: &str) -> io::Result<()> {
         Self::sync_folder(self, path)

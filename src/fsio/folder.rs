@@ -171,6 +171,36 @@ impl Folder {
         Ok(items)
     }
 
+    /// The names of the folders in a folder, in no order; without looking at each, where the file system tells.
+    ///
+    /// # Errors
+    /// As [`Self::items`].
+    pub fn folders(&self, path: &str) -> io::Result<Vec<String>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(&self.handle, path, flags, Mode::empty())?;
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&handle)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let is_folder = match entry.file_type() {
+                FileType::Directory => true,
+                FileType::Unknown => match rustix::fs::statat(&handle, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+                    Err(rustix::io::Errno::NOENT) => false,
+                    Err(error) => return Err(error.into()),
+                },
+                _ => false,
+            };
+            if is_folder {
+                names.push(name.to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
+    }
+
     /// Makes the names in a folder (`.` for this one) durable.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use crate::catalog::Catalog;
 use crate::domain::id::{Digest, SnapshotId};
 use crate::format::seal::Keys;
 use crate::storage::{ErrorKind, ObjectName, ReadStore, SessionPart};
+use rayon::prelude::*;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
@@ -33,15 +34,17 @@ pub fn load_snapshots(
     let listed = snapshots::list(store)?;
     // After the snapshots: one that was forgotten in between is hidden, and none is hidden too early.
     let mut forgotten = tombstones::load(store, keys)?;
-    let known: HashSet<SnapshotId> = catalog.snapshot_ids().into_iter().collect();
+    let (mut known, mut gone) = (HashSet::new(), Vec::new());
     let (mut good, mut bad, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
-    for &id in listed.iter().filter(|id| !forgotten.hides(**id)) {
-        if known.contains(&id)
-            && let Some(snapshot) = kept(keys, catalog, id)
-        {
-            good.push(snapshot);
-            continue;
-        }
+    catalog.each_snapshot_record(GROUP, |records| {
+        let (there, not): (Vec<_>, Vec<_>) = records.into_iter().partition(|(id, _)| listed.binary_search(id).is_ok());
+        gone.extend(not.into_iter().map(|(id, _)| id));
+        let wanted = there.into_par_iter().filter(|(id, _)| !forgotten.hides(*id));
+        let opened: Vec<LoadedSnapshot> = wanted.filter_map(|(id, bytes)| kept(keys, id, &bytes)).collect();
+        known.extend(opened.iter().map(|loaded| loaded.snapshot.id));
+        good.extend(opened);
+    });
+    for &id in listed.iter().filter(|id| !forgotten.hides(**id) && !known.contains(*id)) {
         match snapshots::load(store, keys, id) {
             Ok(snapshot) => {
                 if snapshot.healed.is_none() {
@@ -70,8 +73,6 @@ pub fn load_snapshots(
         }
     }
     accept(store, keys, &mut good)?;
-    let listed: HashSet<SnapshotId> = listed.into_iter().collect();
-    let gone: Vec<SnapshotId> = known.difference(&listed).copied().collect();
     catalog.drop_snapshots(&gone);
     good.sort_by_key(|loaded| Reverse((loaded.snapshot.time_ns, loaded.snapshot.id)));
     Ok((good, bad))
@@ -95,9 +96,8 @@ fn accept(store: &dyn ReadStore, keys: &Keys, loaded: &mut [LoadedSnapshot]) -> 
 }
 
 /// A record from the catalog; `None` where it is not what was stored.
-fn kept(keys: &Keys, catalog: &Catalog, id: SnapshotId) -> Option<LoadedSnapshot> {
-    let bytes = catalog.snapshot_record(id)?;
-    let snapshot = snapshots::decode(keys, id, 0, &bytes).ok()?;
-    let digest = Digest(*blake3::hash(&bytes).as_bytes());
+fn kept(keys: &Keys, id: SnapshotId, bytes: &[u8]) -> Option<LoadedSnapshot> {
+    let snapshot = snapshots::decode(keys, id, 0, bytes).ok()?;
+    let digest = Digest(*blake3::hash(bytes).as_bytes());
     Some(LoadedSnapshot { snapshot, digest, healed: None, accepted: false })
 }

@@ -65,11 +65,7 @@ pub fn decode(keys: &Keys, id: SnapshotId, copy: u8, bytes: &[u8]) -> Result<Sna
 /// # Errors
 /// Storage errors.
 pub fn list(store: &dyn ReadStore) -> Result<Vec<SnapshotId>> {
-    let mut ids: Vec<SnapshotId> =
-        store.list(ObjectKind::Snapshot)?.iter().filter_map(|info| id_of(&info.name)).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
+    Ok(store.list_runs(ObjectKind::Snapshot)?)
 }
 
 /// The session or snapshot id in an object name `FOLDER/ID/PART`.

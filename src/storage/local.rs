@@ -28,6 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const OPEN_FILES_MAX: usize = 32;
 /// How deep a listing goes below a kind's folder: `packs/ab/ID`, with room to see what does not belong there.
 const LIST_DEPTH_MAX: usize = 4;
+/// End of the names under `tmp/` of runs that are being removed.
+const GONE: &str = ".gone";
 /// How often an operation that lost a race with a cleaner of leftovers is tried again.
 const ATTEMPTS_MAX: usize = 8;
 
@@ -204,6 +206,9 @@ impl Inner {
     /// Removes one leftover under `tmp/` if nobody holds it; false when somebody does.
     fn clear_leftover(&self, name: &str, kind: Kind) -> io::Result<bool> {
         let path = format!("tmp/{name}");
+        if kind == Kind::Folder && name.ends_with(GONE) {
+            return self.clear_gone(&path);
+        }
         if kind == Kind::Folder {
             // A session that was being made: its start record is locked while its process lives, and is there before
             // the folder is given its name. A folder without one is empty or about to get one; then removing it fails
@@ -218,6 +223,18 @@ impl Inner {
             };
         }
         self.remove_unlocked(&path)
+    }
+
+    /// Removes a folder of parts that belong to nothing any more.
+    fn clear_gone(&self, path: &str) -> io::Result<bool> {
+        let items = match self.root.items(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        for item in items {
+            self.root.remove_file(&format!("{path}/{}", item.name))?;
+        }
+        self.root.remove_folder(path)
     }
 
     /// Removes a file that no process has locked. True when it is gone now.
@@ -303,6 +320,17 @@ impl ReadStore for LocalStore {
         }
         out.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(out)
+    }
+
+    fn list_runs(&self, kind: ObjectKind) -> Result<Vec<SnapshotId>> {
+        let names = match self.inner.root.folders(kind.folder()) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && kind != ObjectKind::Snapshot => Vec::new(),
+            Err(error) => return Err(self.inner.error("list", kind.folder(), error)),
+        };
+        let mut ids: Vec<SnapshotId> = names.iter().filter_map(|name| SnapshotId::parse(name).ok()).collect();
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     fn list_strays(&self) -> Result<Vec<String>> {
@@ -448,16 +476,17 @@ impl DeleteStore for LocalStore {
     fn remove_run(&self, kind: ObjectKind, id: SnapshotId) -> Result<bool> {
         let folder = format!("{}/{id}", kind.folder());
         let wrap = |error| self.inner.error("delete", folder.clone(), error);
-        let items = match self.inner.root.items(&folder) {
-            Ok(items) => items,
+        let root = &self.inner.root;
+        // In one step, so that nobody meets a run that lacks some of its parts.
+        let aside = format!("tmp/{id}-{}{GONE}", random_hex());
+        root.create_folder("tmp").map_err(wrap)?;
+        match root.rename_new(&folder, &aside) {
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(wrap(error)),
-        };
-        for item in items {
-            self.inner.root.remove_file(&format!("{folder}/{}", item.name)).map_err(wrap)?;
         }
-        self.inner.root.remove_folder(&folder).map_err(wrap)?;
-        self.inner.root.sync_folder(kind.folder()).map_err(wrap)?;
+        root.sync_folder(kind.folder()).map_err(wrap)?;
+        self.inner.clear_gone(&aside).map_err(wrap)?;
         Ok(true)
     }
 

@@ -252,6 +252,18 @@ pub trait ReadStore: Send + Sync {
     fn stored_bytes(&self, name: &ObjectName) -> Result<Option<u64>>;
     /// All objects of a kind, sorted by name. Unknown names inside the folder are listed too.
     fn list(&self, kind: ObjectKind) -> Result<Vec<ObjectInfo>>;
+    /// The ids that have a folder of a kind whose objects are parts of runs ([`ObjectKind::Session`],
+    /// [`ObjectKind::Snapshot`], [`ObjectKind::Fenced`]), sorted. Which parts there are is not looked at.
+    fn list_runs(&self, kind: ObjectKind) -> Result<Vec<SnapshotId>> {
+        let mut ids: Vec<SnapshotId> = self
+            .list(kind)?
+            .iter()
+            .filter_map(|info| SnapshotId::parse(info.name.as_str().split('/').nth(1)?).ok())
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
     /// Names directly in the repository's top folder that belong to no kind (for `verify`).
     fn list_strays(&self) -> Result<Vec<String>>;
     /// What is wrong with the space kept for a full disk, if anything is.

@@ -395,6 +395,29 @@ fn a_guard_that_is_closed_by_force_ends_the_work_of_its_process() {
 }
 
 #[test]
+fn a_guard_that_is_closed_while_its_command_runs_is_not_rolled_back() {
+    let bench = Bench::new();
+    let hands = bench.fake("");
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let other = bench.fake("");
+            let stranger = bench.means(4, &other);
+            let running = |holder: &Holder| holder.entry.as_ref().is_some_and(|entry| entry.running.is_some());
+            loop {
+                if let Some(holder) = open_guards(&stranger).unwrap().iter().find(|holder| running(holder)) {
+                    break break_guard(&stranger, holder).unwrap();
+                }
+                std::thread::yield_now();
+            }
+        });
+        go(&bench, &hands, "sleep 2; exit 1", None).unwrap_err()
+    });
+    assert!(matches!(error, Error::TakenOver { .. }), "{error:?}");
+    assert!(!hands.done.borrow().contains(&"put_back"));
+    assert_eq!(bench.ending(), Some(Ending::Broken));
+}
+
+#[test]
 fn a_rollback_that_failed_is_said_and_tried_again() {
     let bench = Bench::new();
     let error = go(&bench, &bench.fake("put_back"), "false", None).unwrap_err();

@@ -7,4 +7,5 @@ pub mod postgres;
 pub mod replace;
 pub mod roles;
 pub mod scratch;
+pub mod script;
 pub mod sqlite;

@@ -316,3 +316,55 @@ fn a_pipe_is_not_waited_for() {
     assert!(made.success());
     assert_eq!(place.run(["import", "pipe.sql"]).code, 14);
 }
+
+#[test]
+fn a_file_is_restored_at_once_and_a_script_runs_no_programs() {
+    let cluster = Cluster::start();
+    cluster.sql("postgres", "create database app");
+    cluster.sql(
+        "app",
+        "create table t (x int, y text); insert into t select i, E'\\\\! ' || i from generate_series(1, 50) i",
+    );
+    let place = Place::with_repository();
+    let dump = pg_dump(&cluster, "app", "plain");
+    let script = place.write("app_20240712.sql", &dump);
+    pack("gzip", &script);
+    let file = ["restore", "--from-file", "app_20240712.sql.gz"];
+    let to = |name: &str| ["--to".to_owned(), cluster.url(name)];
+    let restore = |name: &str, file: &str| {
+        let to = to(name);
+        place.run(["restore", "--from-file", file, &*to[0], &*to[1]])
+    };
+    let ran = place.run([&file[..], &["--to", &cluster.url("copy"), "--dry-run"]].concat());
+    assert!(ran.good().stderr.contains("good pg_dump script") && snapshots(&place).is_empty(), "{ran:?}");
+    restore("copy", "app_20240712.sql.gz").good();
+    assert_eq!(cluster.plain_dump("copy"), cluster.plain_dump("app"));
+    place.run([&file[..], &["--target", "out"]].concat()).good();
+    assert_eq!(std::fs::read(place.path("out/app.sql")).unwrap(), dump);
+    assert_eq!(snapshots(&place).len(), 1, "imported once");
+
+    // commands of psql: plain, behind a statement, and with the script's own restriction lifted
+    let mark = place.path("ran");
+    let text = String::from_utf8(dump).unwrap();
+    let end = "\n--\n-- PostgreSQL database dump complete";
+    let own = text.lines().find_map(|line| line.strip_prefix("\\restrict ")).unwrap_or("none").to_owned();
+    for (n, evil) in [
+        format!("\\! touch '{}'\n", mark.display()),
+        format!("select 1; \\! touch '{}'\n", mark.display()),
+        format!("\\unrestrict {own}\n\\! touch '{}'\n", mark.display()),
+        format!("select 1 \\g | touch '{}'\n", mark.display()),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let name = format!("evil{n}_20240712.sql");
+        place.write(&name, text.replacen(end, &format!("\n{evil}{end}"), 1));
+        let ran = restore("evil", &name);
+        assert_eq!(ran.code, 21, "{evil}: {ran:?}");
+        assert!(!mark.exists(), "{evil}: {ran:?}");
+        assert!(!cluster.databases().contains(&"evil".to_owned()), "nothing is left");
+    }
+    place.write("bad.sql", "oops");
+    assert_eq!(restore("bad", "bad.sql").code, 13);
+    place.run(["restore", "--from-file", "out", "--target", "x"]).failed(2, "is a folder");
+}

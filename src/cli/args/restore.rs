@@ -36,6 +36,7 @@ Examples:
   holdfast restore latest:/srv/app/config --target /tmp/out
   holdfast restore 20240708_143022 --type database --target /tmp/out
   holdfast restore latest --source app-db --to postgres://admin@127.0.0.1/app_copy
+  holdfast restore --from-file app_20240712.sql.gz --to postgres://admin@127.0.0.1/app_copy
   holdfast restore latest:/srv/app --target / --overwrite if-changed --delete --dry-run
   holdfast restore latest --check                 test a restore in place, touch nothing
   holdfast restore latest --db-only               over what is there, with a way back
@@ -52,6 +53,9 @@ pub struct RestoreArgs {
     /// The snapshot, with :PATH for a part of its files; on a terminal it can be left out and chosen from a list
     #[arg(value_name = "SELECTOR")]
     pub selector: Option<OsString>,
+    /// Import this file of another tool first, and restore the snapshot that it becomes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["selector", "sources", "include", "exclude"])]
+    pub from_file: Option<PathBuf>,
     /// Host and sources.
     #[command(flatten)]
     pub scope: super::scope::ScopeArgs,

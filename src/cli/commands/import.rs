@@ -9,6 +9,7 @@ use crate::cli::json::{self, Kind};
 use crate::cli::log::LogLevel;
 use crate::cli::opening;
 use crate::cli::output::{Column, display_path};
+use crate::domain::id::SnapshotId;
 use crate::domain::snapshot::StreamRole;
 use crate::domain::time_spec::format_local;
 use crate::domain::units::{format_count, format_size};
@@ -23,7 +24,7 @@ use crate::storage::{ReadStore, WriteStore};
 use serde_json::{Value, json};
 use std::cell::OnceCell;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Failed files that a failure names.
@@ -105,6 +106,40 @@ pub(crate) fn import(
     let report = import::run(&means, request);
     findings.extend(report.findings.iter().cloned());
     Ok((report, findings))
+}
+
+/// Imports one file and gives its snapshot and source; None in a dry run, after saying what the file is.
+///
+/// # Errors
+/// Exit codes 2, 13, 14 for what is no file or no good backup; those of a backup.
+pub(super) fn one(invocation: &Invocation, file: &Path) -> Result<Option<(SnapshotId, String)>, Failure> {
+    let path = invocation.environment.directory.join(file);
+    if path.is_dir() {
+        let message = format!("{} is a folder, and --from-file takes one file", path.display());
+        return Err(
+            Failure::usage("restore.from_file", message).hint("import the folder, then restore what you choose")
+        );
+    }
+    let (class, paths) = ("manual".to_owned(), vec![path]);
+    let args = ImportArgs { paths: paths.clone(), class, tags: Vec::new(), host: None, remove_imported: false };
+    let (report, _) = import(invocation, &args, &paths)?;
+    let found = report.files.first().map(|file| (file.state.clone(), file.source.clone(), file.content));
+    // what was damaged in the repository is met again by the restore
+    verdict(invocation, report)?;
+    match found {
+        Some((State::Imported(Some(id)) | State::Already(Some(id)), source, _)) => {
+            let text = format!("{} is snapshot {}, source {source}", file.display(), id.short());
+            invocation.output.note("import.file", &text);
+            Ok(Some((id, source)))
+        }
+        Some((_, source, content)) => {
+            let content = content.map_or("backup", |content| content.as_str());
+            let text = format!("{} is a good {content}; it would be imported as {source} and restored", file.display());
+            invocation.output.note("import.would", &text);
+            Ok(None)
+        }
+        None => Ok(None),
+    }
 }
 
 /// Counts of a report.

@@ -1,6 +1,6 @@
 //! `restore`: a snapshot into a directory, one database into a new database; over what is there: [`super::in_place`].
 
-use super::{in_place, net};
+use super::{import, in_place, net};
 use crate::cli::args::restore::{OverwriteWhen, RestoreArgs, RestoreType};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
@@ -17,6 +17,7 @@ use crate::ops::restore::database::{self, DatabaseReport, PostgresMeans};
 use crate::ops::restore::{self, Error, Kinds, Options, Overwriting, PathFilter, Report, Selection};
 use crate::target;
 use crate::target::files::Overwrite;
+use std::ffi::OsString;
 use std::path::Path;
 
 /// Losses that the failure names; the report and the warnings name all.
@@ -24,8 +25,19 @@ const LOST_SHOWN_MAX: usize = 10;
 
 /// Restores and says what it restored.
 pub(crate) fn run(invocation: &Invocation, args: &RestoreArgs) -> Result<ExitCode, Failure> {
+    let imported;
+    let (args, selector) = match &args.from_file {
+        None => (args, args.selector.clone()),
+        Some(file) => {
+            let Some((id, source)) = import::one(invocation, file)? else { return Ok(ExitCode::Success) };
+            let mut of_file = args.clone();
+            of_file.scope.sources = vec![source];
+            imported = of_file;
+            (&imported, Some(OsString::from(id.hex())))
+        }
+    };
     let repository = opening::open_for_reading(invocation)?;
-    let chosen = picker::choose(invocation, &repository, args.selector.as_deref(), &args.scope)?;
+    let chosen = picker::choose(invocation, &repository, selector.as_deref(), &args.scope)?;
     match (&args.target, &args.to) {
         (Some(target), _) => into_directory(invocation, args, &repository, &chosen, target),
         (None, Some(to)) if !args.clean => into_database(invocation, args, &repository, &chosen, to),
@@ -270,7 +282,8 @@ fn into_database(
     }
     let selection = selection(args, None)?;
     let wanted = if is_connection(to) { SourceKind::Postgres } else { SourceKind::Sqlite };
-    let source = database::choose(snapshot, &selection, wanted).map_err(|error| failure_of(error, Path::new(to)))?;
+    let source =
+        database::choose_for_new(snapshot, &selection, wanted).map_err(|error| failure_of(error, Path::new(to)))?;
     if let Some(reason) = &source.failure {
         return Err(failed_source(repository, snapshot, source, reason)?);
     }

@@ -9,12 +9,14 @@ use crate::ops::observer::{Event, Observer, Progress};
 use crate::repository::error::RepoError;
 use crate::repository::reading::{CopyError, Reading};
 use crate::source::SourceError;
+use crate::source::original::Content;
 use crate::source::postgres::client::{self, ClientSearch, ClientTools};
 use crate::source::postgres::connect::Connection;
 use crate::source::postgres::server;
 use crate::source::process::Processes;
 use crate::target::database::{self, TargetError};
 use crate::target::postgres::{DumpFormat, PostgresRestore, RestoreOptions};
+use crate::target::script::ScriptFilter;
 use crate::target::sqlite::SqliteRestore;
 use serde::Serialize;
 use std::path::Path;
@@ -79,17 +81,40 @@ pub fn choose<'s>(
     selection: &Selection,
     wanted: SourceKind,
 ) -> Result<&'s SourceRecord, Error> {
+    pick(snapshot, selection, wanted, false)
+}
+
+/// As [`choose`], for a new database: a script of `pg_dump` that was imported goes into one as well as an archive.
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_for_new<'s>(
+    snapshot: &'s Snapshot,
+    selection: &Selection,
+    wanted: SourceKind,
+) -> Result<&'s SourceRecord, Error> {
+    pick(snapshot, selection, wanted, wanted == SourceKind::Postgres)
+}
+
+fn pick<'s>(
+    snapshot: &'s Snapshot,
+    selection: &Selection,
+    wanted: SourceKind,
+    scripts: bool,
+) -> Result<&'s SourceRecord, Error> {
     let short = || snapshot.id.short();
     let available = || snapshot.sources.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
     if let Some(name) = selection.sources.iter().find(|name| snapshot.source(name).is_none()) {
         return Err(Error::NoSuchSource { snapshot: short(), name: name.clone(), available: available() });
     }
-    let named = |source: &&SourceRecord| {
-        if selection.sources.is_empty() { source.kind.is_database() } else { selection.sources.contains(&source.name) }
+    let named = |source: &&SourceRecord| match selection.sources.is_empty() {
+        true => source.kind.is_database() || (scripts && is_script(source)),
+        false => selection.sources.contains(&source.name),
     };
     let meant: Vec<&SourceRecord> = snapshot.sources.iter().filter(named).filter(|s| selection.wants(s)).collect();
     match meant.as_slice() {
         [] => Err(Error::NothingSelected { snapshot: short(), available: available() }),
+        [one] if scripts && is_script(one) => Ok(one),
         [one] if one.kind != wanted => {
             let wanted = if wanted == SourceKind::Postgres { "PostgreSQL" } else { "SQLite" };
             Err(Error::WrongKind { name: one.name.clone(), kind: one.kind, wanted })
@@ -100,6 +125,15 @@ pub fn choose<'s>(
             Err(Error::SeveralDatabases { snapshot: short(), names })
         }
     }
+}
+
+/// True for a plain script of `pg_dump` that was imported.
+fn is_script(source: &SourceRecord) -> bool {
+    source.kind == SourceKind::Stdin && source.reader_version.starts_with(Content::PostgresScript.as_str())
+}
+
+fn format_of(source: &SourceRecord) -> DumpFormat {
+    if is_script(source) { DumpFormat::Script } else { DumpFormat::Archive }
 }
 
 /// Restores a dump into a database that it creates.
@@ -116,7 +150,7 @@ pub fn to_postgres(
 ) -> Result<DatabaseReport, Error> {
     let options = RestoreOptions::default();
     let create = |tools: &ClientTools| {
-        PostgresRestore::create(means.processes, tools, means.connection, DumpFormat::Archive, options)
+        PostgresRestore::create(means.processes, tools, means.connection, format_of(source), options)
     };
     through(reading, snapshot, source, means, create, &mut |_| {}, observer, cancel)
 }
@@ -137,7 +171,7 @@ pub fn fill_postgres(
 ) -> Result<DatabaseReport, Error> {
     let options = RestoreOptions::default();
     let fill = |tools: &ClientTools| {
-        PostgresRestore::fill(means.processes, tools, means.connection, DumpFormat::Archive, options)
+        PostgresRestore::fill(means.processes, tools, means.connection, format_of(source), options)
     };
     through(reading, snapshot, source, means, fill, watch, observer, cancel)
 }
@@ -169,10 +203,25 @@ fn through(
     let tools = tools_for(means)?;
     begin(source, stream, observer);
     let mut restore = start(&tools)?;
-    copy(reading, source, stream, observer, cancel, |bytes| {
-        watch(bytes);
-        restore.write(bytes)
-    })?;
+    if is_script(source) {
+        // the version's name was drawn when the script was imported, so the script cannot hold it
+        let mut filter = ScriptFilter::new(&stream.version.hex());
+        restore.write(&filter.begin())?;
+        let mut out = Vec::new();
+        copy(reading, source, stream, observer, cancel, |bytes| {
+            out.clear();
+            filter.push(bytes, &mut out);
+            restore.write(&out)
+        })?;
+        out.clear();
+        filter.finish(&mut out);
+        restore.write(&out)?;
+    } else {
+        copy(reading, source, stream, observer, cancel, |bytes| {
+            watch(bytes);
+            restore.write(bytes)
+        })?;
+    }
     let report = restore.finish(&source.tables)?;
     observer.event(&Event::SourceFinished { source: &source.name, failure: None });
     let decoded_bytes = reading.packs.counters.decoded() - decoded_before;

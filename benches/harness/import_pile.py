@@ -73,6 +73,7 @@ def main():
     os.makedirs(folder)
     plain = pile(states, folder)
     holdfast = Holdfast(args.work)
+    os.makedirs(holdfast.work, exist_ok=True)
     holdfast.init()
     empty = tree_size(holdfast.repo)[0]
     done = run([holdfast.binary, "import", folder], holdfast.env, cwd=args.work)

@@ -1,14 +1,15 @@
 //! What a version needs: is all of it there? Looks at records and at which literal bytes exist, decodes no stream.
 
 use super::error::{RepoError, Result};
-use super::index::RepositoryIndex;
+use super::index::{PackNumber, RepositoryIndex};
+use super::liveness::Marking;
 use super::pack_reader::PackReader;
 use super::stream_reader::StreamReader;
 use crate::domain::id::VersionId;
 use crate::format::records::BlobMeta;
 use crate::recipe::run::{Intervals, normalize};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Stream bytes composed at a time.
 const WINDOW_BYTES: u64 = 16 << 20;
@@ -81,6 +82,44 @@ pub fn first_loss(live: &[(u64, u64)], held: &[(u64, u64)], kept: &[(u64, u64)])
         let inside = held.get(first..).unwrap_or_default().iter().take_while(|p| p.0 < end);
         inside.into_iter().find_map(|p| first_hole(kept, p.0.max(start), p.1.min(end)))
     })
+}
+
+/// Literal bytes that would be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostLiterals {
+    /// The literal space.
+    pub space: VersionId,
+    /// First offset and first offset after them.
+    pub bytes: (u64, u64),
+    /// The copy that would lack them.
+    pub copy: u8,
+}
+
+/// The first literal bytes that are live, that packs of `gone` hold, and that nothing of `after` has in the same copy
+/// number. Second copies count apart: one that is left alone serves, until it is damaged.
+///
+/// # Errors
+/// Tables or sparse segments that cannot be read.
+pub fn lost_literals(
+    before: (&RepositoryIndex, &PackReader),
+    after: (&RepositoryIndex, &PackReader),
+    marking: &Marking,
+    gone: &HashSet<PackNumber>,
+) -> Result<Option<LostLiterals>> {
+    let mut coverage = Coverage::default();
+    for (space, parts) in before.0.spaces() {
+        let going = parts.iter().filter(|part| gone.contains(&part.pack));
+        let copies: BTreeSet<u8> = going.filter_map(|p| before.0.pack(p.pack).map(|i| i.copy)).collect();
+        for copy in copies {
+            let mut held = Coverage::default();
+            let held = held.of(before.0, before.1, space, Some(copy))?;
+            let kept = coverage.of(after.0, after.1, space, Some(copy))?;
+            if let Some(bytes) = first_loss(&marking.live_parts(space), held, kept) {
+                return Ok(Some(LostLiterals { space, bytes, copy }));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// True when every byte of a version can be found through this index.

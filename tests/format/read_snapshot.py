@@ -658,7 +658,8 @@ class Repository:
             generations = self.heads.get(version)
             if not generations:
                 raise Missing(f"{what}: missing")
-            newest = max(generations)
+            whole = [number for number, places in generations.items() if {0, 1} <= {place[0] for place in places}]
+            newest = max(whole or generations)
             head = self.first_good(generations[newest], what, lambda raw: read_head(raw, what))
             if (head.version, head.generation) != (version, newest):
                 raise Damaged(f"{what}: another record")

@@ -6,7 +6,7 @@ use super::{PruneError, PruneMeans, PruneReport, View, holds_record, unreadable}
 use crate::domain::id::{CondemnedId, IndexId, PackId, VersionId};
 use crate::format::records::{IndexedPack, Proof};
 use crate::ops::observer::{Event, Progress};
-use crate::repository::closure::{Coverage, first_loss};
+use crate::repository::closure::{LostLiterals, lost_literals};
 use crate::repository::condemned::{self, Condemned};
 use crate::repository::error::RepoError;
 use crate::repository::index::{PackNumber, RepositoryIndex};
@@ -173,22 +173,10 @@ fn covered(
     marking: &Marking,
     gone: &HashSet<PackNumber>,
 ) -> Result<(), PruneError> {
-    let mut coverage = Coverage::default();
-    for (space, parts) in view.index.spaces() {
-        let copies: BTreeSet<u8> = parts
-            .iter()
-            .filter(|p| gone.contains(&p.pack))
-            .filter_map(|p| view.index.pack(p.pack).map(|i| i.copy))
-            .collect();
-        for copy in copies {
-            let mut before = Coverage::default();
-            let held = before.of(&view.index, &view.packs, space, Some(copy)).map_err(unreadable)?.clone();
-            let kept = coverage.of(after, packs, space, Some(copy)).map_err(unreadable)?;
-            if let Some(hole) = first_loss(&marking.live_parts(space), &held, kept) {
-                let reason = format!("bytes {} to {} would be lost", hole.0, hole.1);
-                return Err(PruneError::NotProved { what: format!("literal space {space}"), reason });
-            }
-        }
+    let lost = lost_literals((&view.index, &view.packs), (after, packs), marking, gone).map_err(unreadable)?;
+    if let Some(LostLiterals { space, bytes: (start, end), copy }) = lost {
+        let reason = format!("bytes {start} to {end} of copy {copy} would be lost");
+        return Err(PruneError::NotProved { what: format!("literal space {space}"), reason });
     }
     let mut versions: BTreeSet<VersionId> = BTreeSet::new();
     for version in view.index.versions().filter(|v| view.needed.contains(v)) {

@@ -9,7 +9,7 @@ use super::{PruneError, PruneMeans, PruneReport, Roots, holds_record, unreadable
 use crate::domain::id::{CondemnedId, IndexId, PackId, SnapshotId};
 use crate::format::records::{BlobMeta, IndexBody};
 use crate::ops::observer::{Event, Progress};
-use crate::repository::closure::{Coverage, first_loss};
+use crate::repository::closure::{LostLiterals, lost_literals};
 use crate::repository::condemned::{self, Condemned};
 use crate::repository::error::RepoError;
 use crate::repository::index::{PackNumber, RepositoryIndex};
@@ -172,17 +172,10 @@ fn still_needed(
         Err(error) if error.is_damage() => return Ok(Some(error.to_string())),
         Err(error) => return Err(error.into()),
     };
-    let mut coverage = Coverage::default();
-    for (space, parts) in index.spaces() {
-        if !parts.iter().any(|p| numbers.contains(&p.pack)) {
-            continue;
-        }
-        let mut before = Coverage::default();
-        let held = before.of(index, &packs, space, None)?.clone();
-        let kept = coverage.of(&after, &packs, space, None)?;
-        if let Some(hole) = first_loss(&marking.live_parts(space), &held, kept) {
-            return Ok(Some(format!("bytes {} to {} of literal space {space}", hole.0, hole.1)));
-        }
+    let going: HashSet<PackNumber> = gone.iter().filter_map(|id| index.pack_number(*id)).collect();
+    if let Some(lost) = lost_literals((index, &packs), (&after, &packs), &marking, &going)? {
+        let LostLiterals { space, bytes: (start, end), copy } = lost;
+        return Ok(Some(format!("bytes {start} to {end} of literal space {space}, copy {copy}")));
     }
     lost_record_copy(index, &after, &packs, &marking, &numbers)
 }

@@ -104,9 +104,7 @@ fn wrong_usage_is_exit_2_with_a_suggestion() {
     for line in [
         "restore latest --clean",
         "restore latest --target x --env y",
-        "restore --target x",
         "restore latest --target x --to postgres://h/d",
-        "dump",
         "backup --stdin --stdin-from-command -- x",
         "backup --stdin-from-command",
         "backup --stdin-filename x",

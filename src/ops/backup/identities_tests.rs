@@ -276,8 +276,9 @@ fn damaged_identities_cost_a_reading_and_heal() {
     let second = world.backup();
     assert_eq!(counts(&second), (0, 1000, 0));
     assert!(second.findings.iter().any(|f| f.contains("files are read again")), "{:?}", second.findings);
-    let [content, tree, renewed] = versions(&second);
-    assert_eq!([content, tree], versions(&first)[..2]);
+    // the tree holds the folders above, too, which others write to meanwhile
+    let [content, _, renewed] = versions(&second);
+    assert_eq!(content, versions(&first)[0]);
     assert!(renewed != versions(&first)[2] && world.bytes(renewed) == identities);
     let third = world.backup();
     assert_eq!((counts(&third), third.findings.as_slice()), ((0, 0, 1000), [].as_slice()));

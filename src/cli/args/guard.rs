@@ -50,7 +50,7 @@ pub enum GuardAction {
 /// What a guard covers, and what may stand in its way.
 #[derive(Debug, Clone, Default, Args)]
 pub struct CoverArgs {
-    /// Only this configured source (repeatable); [guard] sources, else every database, when left out
+    /// Only this configured source (repeatable); when left out those of section guard, else every database
     #[arg(long = "source", visible_alias = "only", value_name = "NAME")]
     pub sources: Vec<String>,
     /// Guard the places of [env.NAME] of the configuration
@@ -70,7 +70,7 @@ pub struct ValidateArgs {
     /// A shell command that must succeed after the command did
     #[arg(long, value_name = "COMMAND")]
     pub validate: Option<String>,
-    /// Longest time for it [default: check_timeout of [restore], 10m]
+    /// Longest time for it; 10m, or check_timeout of section restore, when left out
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "validate")]
     pub validate_timeout: Option<Duration>,
 }

@@ -5,7 +5,7 @@
 //! covered sources back to what was saved.
 //!
 //! Invariants: nothing dangerous begins before a verified snapshot of everything covered is there; every step is
-//! recorded in the repository before it begins ([`record`]), so that another process can go on or take back; one
+//! recorded in the repository before it begins (`record.rs`), so that another process can go on or take back; one
 //! guard alone has a source ([`crate::repository::act_claims`]); a process that finds that somebody else went on with its
 //! guard does nothing more. Nothing here prints or knows how sources are saved and put back: that comes as [`Hands`].
 

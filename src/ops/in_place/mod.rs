@@ -6,7 +6,7 @@
 //! removed. Whatever fails before the last of these puts the old back.
 //!
 //! Invariants: the old is whole until the new was proved and verified; every step is recorded in the repository before
-//! it begins ([`record`]), so that another process can go on or take back ([`heal`]); a second run of the same places is
+//! it begins (`record.rs`), so that another process can go on or take back ([`heal`]); a second run of the same places is
 //! refused. Only what the act itself made beside a place is ever removed.
 
 mod checks;

@@ -252,10 +252,10 @@ fn run_steps(
     limits: &mut Limits,
     report: &mut PruneReport,
 ) -> Result<(), PruneError> {
-    for step in 0..STEPS_MAX {
+    for _ in 0..STEPS_MAX {
         means.cancel.check()?;
         let pending = if options.dry_run { Ok(()) } else { finish::finish_pending(means, report) };
-        match pending.and_then(|()| run_step(means, options, limits, step == 0, report)) {
+        match pending.and_then(|()| run_step(means, options, limits, report.stored_bytes == 0, report)) {
             Ok(true) if limits.step_bytes.is_some() => {}
             Ok(_) => break,
             Err(error) if error.is_no_space() && limits.step_bytes.is_none() => {
@@ -300,6 +300,10 @@ fn run_step(
     let (index, guard) = begin(means)?.into_parts();
     // again, now that others can see this one: of two that begin at once at least one gives way
     let alone = refuse_beside_another(means, Some(guard.id()));
+    // A record merged is progress, too: what it makes unnecessary goes in a later step. Bytes that were only written
+    // again are none.
+    let gained = |report: &PruneReport| i128::from(report.removed_bytes) - i128::from(report.written_bytes);
+    let (before, merged_before) = (gained(report), report.records_merged);
     let done =
         alone.and_then(|()| look_and_choose(means, index, options, limits, first, report)).and_then(|(view, plan)| {
             if plan.is_empty() && view.roots.gone.is_empty() && view.orphans.is_empty() {
@@ -312,9 +316,8 @@ fn run_step(
     session::end(means.store.as_ref(), guard.id())?;
     drop(guard);
     let Some(own) = done? else { return Ok(false) };
-    let before = report.removed_bytes;
     finish::finish_own(means, &own, report)?;
-    Ok(report.removed_bytes > before)
+    Ok(gained(report) > before || report.records_merged > merged_before)
 }
 
 fn refuse_damaged_index(loaded: index_loader::LoadReport) -> Result<(), PruneError> {

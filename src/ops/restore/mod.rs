@@ -21,7 +21,7 @@ pub use selection::{Kinds, PathFilter, RuleError, Selection, absolute};
 
 use super::cancel::{Cancel, Cancelled};
 use super::observer::{Event, Observer, Progress};
-use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord, SourceWarning, StreamRole};
+use crate::domain::snapshot::{PRE_RESTORE, Snapshot, SourceKind, SourceRecord, SourceWarning, StreamRole};
 use crate::repository::error::RepoError;
 use crate::repository::reading::Reading;
 use crate::repository::snapshots::LoadedSnapshot;
@@ -457,11 +457,13 @@ fn choose<'s>(snapshot: &'s Snapshot, history: &[LoadedSnapshot], selection: &Se
     }
 }
 
-/// The newest snapshot of a host that holds a source which did not look wrong.
+/// The newest snapshot of a host that holds a source which did not look wrong, and was not taken of what a restore was
+/// about to replace.
 pub fn newest_good<'h>(history: &'h [LoadedSnapshot], host: &str, source: &str) -> Option<&'h Snapshot> {
     let holds = |s: &&Snapshot| {
         s.system.host == host
             && !s.is_suspect_for(source)
+            && s.class.as_deref() != Some(PRE_RESTORE)
             && s.source(source).is_some_and(|record| record.failure.is_none())
     };
     history.iter().map(|loaded| &loaded.snapshot).filter(holds).max_by_key(|s| (s.time_ns, s.id))

@@ -222,7 +222,9 @@ fn a_drill_that_ends_early_leaves_nothing_or_what_the_next_removes() {
         let mut child = begin(&place, scratch.path());
         std::thread::sleep(Duration::from_millis(milliseconds));
         signal(&child, "-INT");
-        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let code = child.wait().unwrap().code();
+        // a fast machine may have proved everything by then
+        assert!(code == Some(130) || code == Some(0) && milliseconds > 400, "{milliseconds}: {code:?}");
         assert_eq!(names(scratch.path()), Vec::<String>::new(), "{milliseconds}");
     }
     let mut child = begin(&place, scratch.path());

@@ -9,7 +9,7 @@
 mod schema;
 
 use crate::domain::id::{PackId, RepositoryId, SnapshotId};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use schema::Opened;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -104,24 +104,6 @@ impl Catalog {
             each(records);
             Ok(())
         });
-    }
-
-    /// Ids of the snapshots whose records are kept.
-    pub fn snapshot_ids(&self) -> Vec<SnapshotId> {
-        self.with(|db| {
-            let mut statement = db.prepare("SELECT id FROM snapshots")?;
-            let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
-            let ids = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-            Ok(ids.into_iter().filter_map(|id| id.try_into().ok().map(SnapshotId)).collect())
-        })
-    }
-
-    /// The stored bytes of a snapshot's record (copy 0). The caller opens and so authenticates them.
-    pub fn snapshot_record(&self, id: SnapshotId) -> Option<Vec<u8>> {
-        self.with(|db| {
-            let mut statement = db.prepare("SELECT record FROM snapshots WHERE id = ?1")?;
-            statement.query_row(params![id.0.as_slice()], |row| row.get(0)).optional()
-        })
     }
 
     /// Keeps records: id, backup time, stored bytes.

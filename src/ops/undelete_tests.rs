@@ -72,10 +72,8 @@ impl WriteStore for FencesOnDelete {
 
 impl DeleteStore for FencesOnDelete {
     fn delete(&self, name: &ObjectName) -> Result<bool> {
-        for info in self.0.list(ObjectKind::Session)? {
-            if let Some(id) = crate::repository::snapshots::id_of(&info.name) {
-                self.0.fence(id)?;
-            }
+        for id in self.0.list_runs(ObjectKind::Session)? {
+            self.0.fence(id)?;
         }
         self.0.delete(name)
     }

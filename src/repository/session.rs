@@ -324,11 +324,32 @@ pub fn prove_stream(index: &RepositoryIndex, packs: &PackReader, version: Versio
 /// # Errors
 /// Storage errors.
 pub fn open_sessions(store: &dyn WriteStore) -> Result<Vec<(SnapshotId, bool)>> {
-    let mut ids: Vec<SnapshotId> =
-        store.list(ObjectKind::Session)?.iter().filter_map(|i| snapshots::id_of(&i.name)).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids.into_iter().map(|id| Ok((id, store.session_is_alive(id)?))).collect()
+    store.list_runs(ObjectKind::Session)?.into_iter().map(|id| Ok((id, store.session_is_alive(id)?))).collect()
+}
+
+/// What [`fence_dead`] found.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Dead sessions that were fenced now. What they left is still there: see [`end`].
+    pub fenced: Vec<SnapshotId>,
+    /// Living sessions.
+    pub living: Vec<SnapshotId>,
+}
+
+/// Fences the sessions of dead processes, so that nobody waits for them. One that is in neither list ended meanwhile.
+///
+/// # Errors
+/// Storage errors.
+pub fn fence_dead(store: &dyn WriteStore) -> Result<Swept> {
+    let mut swept = Swept::default();
+    for (id, alive) in open_sessions(store)? {
+        if alive {
+            swept.living.push(id);
+        } else if store.fence(id)? {
+            swept.fenced.push(id);
+        }
+    }
+    Ok(swept)
 }
 
 /// The living maintenance run other than `own`, for people: a session without sources.

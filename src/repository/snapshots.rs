@@ -68,11 +68,6 @@ pub fn list(store: &dyn ReadStore) -> Result<Vec<SnapshotId>> {
     Ok(store.list_runs(ObjectKind::Snapshot)?)
 }
 
-/// The session or snapshot id in an object name `FOLDER/ID/PART`.
-pub fn id_of(name: &ObjectName) -> Option<SnapshotId> {
-    SnapshotId::parse(name.as_str().split('/').nth(1)?).ok()
-}
-
 /// Loads one snapshot, from its second copy if the first is damaged.
 ///
 /// # Errors

@@ -235,18 +235,10 @@ fn others(means: &TurnMeans<'_>, own: &SessionStart) -> Result<Vec<(Holder, bool
 
 /// Fences sessions whose processes died, so that nobody waits for them.
 fn close_dead_sessions(means: &TurnMeans<'_>) -> Result<Vec<SnapshotId>, RepoError> {
-    let mut closed = Vec::new();
-    for (id, alive) in session::open_sessions(means.store.as_ref())? {
-        if !alive && means.store.fence(id)? {
-            means.observer.event(&Event::Note {
-                code: "session.closed",
-                message: &format!(
-                    "Closed run {} that ended without a snapshot; what it stored is used again",
-                    id.short()
-                ),
-            });
-            closed.push(id);
-        }
+    let closed = session::fence_dead(means.store.as_ref())?.fenced;
+    for id in &closed {
+        let message = format!("Closed run {} that ended without a snapshot; what it stored is used again", id.short());
+        means.observer.event(&Event::Note { code: "session.closed", message: &message });
     }
     means.store.clear_leftovers()?;
     Ok(closed)

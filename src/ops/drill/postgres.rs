@@ -22,7 +22,7 @@ use crate::target::postgres::{DumpFormat, PostgresRestore, RestoreOptions, Secti
 use crate::target::roles::{self, Role};
 use crate::target::scratch::{self, DATABASE_PREFIX, Scratch};
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The first version with a role that may write all tables and nothing else.
 const WRITE_ALL_SINCE: u32 = 14;
@@ -147,20 +147,8 @@ fn in_cluster(
     filling.part(target, options, Section::After, &mut notes)?;
     let restore_time = began.elapsed();
     let place = format!("a temporary cluster of PostgreSQL {}", programs.major);
-    prove(
-        means,
-        &tools,
-        target,
-        expected,
-        notes,
-        Done {
-            place,
-            restore_time,
-            proof_time: restore_time,
-            bytes_restored: stream.plain_bytes,
-            proof: proof::Proof::default(),
-        },
-    )
+    let restored = Restored { place, restore_time, bytes: stream.plain_bytes };
+    prove(means, &tools, target, expected, notes, restored)
 }
 
 fn on_server(
@@ -214,20 +202,8 @@ fn on_server(
     filling.rows(target, options, &mut expected, &mut notes)?;
     let restore_time = began.elapsed();
     let place = target.without_password();
-    prove(
-        means,
-        &tools,
-        target,
-        expected,
-        notes,
-        Done {
-            place,
-            restore_time,
-            proof_time: restore_time,
-            bytes_restored: stream.plain_bytes,
-            proof: proof::Proof::default(),
-        },
-    )
+    let restored = Restored { place, restore_time, bytes: stream.plain_bytes };
+    prove(means, &tools, target, expected, notes, restored)
 }
 
 /// Fills a scratch database from the stored dump.
@@ -292,13 +268,20 @@ impl Filling<'_> {
     }
 }
 
+/// What the restore gave, before its proof.
+struct Restored {
+    place: String,
+    restore_time: Duration,
+    bytes: u64,
+}
+
 fn prove(
     means: &Means<'_>,
     tools: &ClientTools,
     target: &Connection,
     expected: Expected,
     mut notes: Vec<String>,
-    done: Done,
+    restored: Restored,
 ) -> Result<Done, Error> {
     proving(means);
     let began = Instant::now();
@@ -306,5 +289,6 @@ fn prove(
     let mut proof = proof::postgres(expected, &means_of_proof, means.cancel)?;
     notes.append(&mut proof.notes);
     proof.notes = notes;
-    Ok(Done { proof, proof_time: began.elapsed(), ..done })
+    let Restored { place, restore_time, bytes: bytes_restored } = restored;
+    Ok(Done { place, restore_time, proof_time: began.elapsed(), bytes_restored, proof })
 }

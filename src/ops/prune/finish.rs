@@ -98,15 +98,8 @@ fn sessions_in_the_way(
     report: &mut PruneReport,
 ) -> Result<Vec<String>, PruneError> {
     let mut waiting = Vec::new();
-    for (session, alive) in session::open_sessions(means.store.as_ref())? {
-        if !alive {
-            if means.store.fence(session)? {
-                report.closed_runs.push(session.hex());
-                session::end(means.store.as_ref(), session)?;
-            }
-            // otherwise it has committed meanwhile: its snapshot is listed below
-            continue;
-        }
+    // one that is neither alive nor fenced has committed meanwhile: its snapshot is listed below
+    for session in super::fence_dead(means, report)? {
         // no `saw` yet, or one that cannot be read, is as good as not seen
         let saw = session::load_saw(means.store.as_ref(), &means.keys, session);
         if !saw.is_ok_and(|saw| saw.condemned.contains(&id.0)) {

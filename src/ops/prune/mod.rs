@@ -459,16 +459,21 @@ fn begin(means: &PruneMeans<'_>) -> Result<BackupSession, PruneError> {
     checked
 }
 
-/// Fences the sessions of dead processes, so that nothing waits for them.
+/// Closes the sessions of dead processes, so that nothing waits for them, and clears what they left.
 fn close_dead_sessions(means: &PruneMeans<'_>, report: &mut PruneReport) -> Result<(), PruneError> {
-    for (id, alive) in session::open_sessions(means.store.as_ref())? {
-        if !alive && means.store.fence(id)? {
-            report.closed_runs.push(id.hex());
-            session::end(means.store.as_ref(), id)?;
-        }
-    }
+    fence_dead(means, report)?;
     means.store.clear_leftovers()?;
     Ok(())
+}
+
+/// Fences dead sessions and removes what they left. Returns the living ones.
+fn fence_dead(means: &PruneMeans<'_>, report: &mut PruneReport) -> Result<Vec<SnapshotId>, PruneError> {
+    let swept = session::fence_dead(means.store.as_ref())?;
+    for id in swept.fenced {
+        report.closed_runs.push(id.hex());
+        session::end(means.store.as_ref(), id)?;
+    }
+    Ok(swept.living)
 }
 
 /// Two prunes at once would do the work twice; safety does not rest on this.

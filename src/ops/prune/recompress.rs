@@ -60,9 +60,15 @@ fn gains(view: &View, number: PackNumber) -> Result<bool, RepoError> {
         .filter(|(_, blob)| is_literal(blob.meta) && blob.raw_bytes >= TRIED_BYTES_MIN)
         .max_by_key(|(_, blob)| blob.raw_bytes);
     let Some((ordinal, _)) = largest else { return Ok(false) };
-    let (packed, _) = view.packs.packed_blob(&view.index, number, &table, ordinal)?;
-    let raw = view.packs.blob(&view.index, number, &table, ordinal)?;
-    let mut harder = Vec::new();
+    let (packed, raw_bytes) = view.packs.packed_blob(&view.index, number, &table, ordinal)?;
+    let (mut raw, mut harder) = (Vec::new(), Vec::new());
+    compress::decompress_exact(&packed, raw_bytes as usize, &mut raw).map_err(|source| {
+        let reason = format!("blob {ordinal}: {source}");
+        match view.index.pack(number) {
+            Some(info) => RepoError::damaged_pack(info.id, reason),
+            None => RepoError::Missing { what: format!("pack number {number}") },
+        }
+    })?;
     compress::compress(HARD_LEVEL, &raw, &mut harder);
     Ok(harder.len() * 1000 <= packed.len() * (1000 - GAIN_PERMILLE_MIN))
 }

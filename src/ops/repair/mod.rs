@@ -166,11 +166,9 @@ fn begin(means: &RepairMeans<'_>, sources: Vec<String>) -> Result<BackupSession,
 
 /// Fences the sessions of dead processes, and refuses to work beside another maintenance run than `own`.
 fn refuse_beside_another(means: &RepairMeans<'_>, own: Option<SnapshotId>) -> Result<(), RepairError> {
-    for (id, alive) in session::open_sessions(means.store.as_ref())? {
-        if !alive && means.store.fence(id)? {
-            let message = format!("Closed run {} that ended without a snapshot", id.short());
-            means.observer.event(&Event::Note { code: "session.closed", message: &message });
-        }
+    for id in session::fence_dead(means.store.as_ref())?.fenced {
+        let message = format!("Closed run {} that ended without a snapshot", id.short());
+        means.observer.event(&Event::Note { code: "session.closed", message: &message });
     }
     match session::other_maintenance(means.store.as_ref(), &means.keys, own)? {
         Some(who) => Err(RepairError::Busy { who }),

@@ -22,7 +22,7 @@ pub(super) fn plan(
     options: &Options,
     overwriting: &Overwriting,
 ) -> Result<Existing, Error> {
-    let mut existing = rules(snapshot, overwriting, &options.target, b"/");
+    let mut existing = rules(snapshot, overwriting, &options.target);
     if overwriting.delete {
         for Planned { source, tree } in planned {
             if let Some(tree) = tree {
@@ -34,15 +34,14 @@ pub(super) fn plan(
     Ok(existing)
 }
 
-/// The rules without anything that may go. `place` is where `root` of the snapshot is restored to.
-pub(super) fn rules(snapshot: &Snapshot, overwriting: &Overwriting, place: &Path, root: &[u8]) -> Existing {
+/// The rules without anything that may go.
+fn rules(snapshot: &Snapshot, overwriting: &Overwriting, target: &Path) -> Existing {
     let mut protect = protected(snapshot);
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let place = real(place);
-    let root = if root == b"/" { b"".as_slice() } else { root };
+    let target = real(target);
     for folder in &overwriting.own_folders {
-        if let Ok(rest) = real(folder).strip_prefix(&place) {
-            protect.push([root, b"/", rest.as_os_str().as_bytes()].concat());
+        if let Ok(rest) = real(folder).strip_prefix(&target) {
+            protect.push([b"/", rest.as_os_str().as_bytes()].concat());
         }
     }
     Existing { overwrite: overwriting.overwrite, delete_below: Vec::new(), protect }
@@ -50,7 +49,7 @@ pub(super) fn rules(snapshot: &Snapshot, overwriting: &Overwriting, place: &Path
 
 /// Where names that the snapshot does not have may be removed: within the roots of a source, as far as they are
 /// restored. Nowhere, with a finding, when that is not certain.
-pub(super) fn deletable(
+fn deletable(
     run: &mut Run<'_>,
     source: &SourceRecord,
     filter: &PathFilter,

@@ -296,6 +296,20 @@ impl Run<'_> {
         }
     }
 
+    /// Adds a source to what was restored, or would be.
+    fn count(&mut self, restored: RestoredSource) {
+        self.report.bytes_restored += restored.plain_bytes;
+        self.report.files_restored += restored.files;
+        self.report.sources.push(restored);
+    }
+
+    /// Ends a source. `lost_before` is how much had been lost when it began.
+    fn finished(&mut self, restored: RestoredSource, lost_before: u64) {
+        let failure = (self.report.lost_count > lost_before).then_some("not everything could be restored");
+        self.observer.event(&Event::SourceFinished { source: &restored.name, failure });
+        self.count(restored);
+    }
+
     fn progress(&self, source: &str, current: &[u8]) {
         self.observer.event(&Event::Progress(Progress {
             source: Some(source),
@@ -377,11 +391,7 @@ pub fn run(
             }
             None => streams::restore(&mut run, snapshot, source, options)?,
         };
-        run.report.bytes_restored += restored.plain_bytes;
-        run.report.files_restored += restored.files;
-        run.report.sources.push(restored);
-        let failure = (run.report.lost_count > lost_before).then_some("not everything could be restored");
-        observer.event(&Event::SourceFinished { source: &source.name, failure });
+        run.finished(restored, lost_before);
     }
     finish(&mut run, restorer)?;
     run.report.decoded_bytes = reading.packs.counters.decoded() - decoded_before;
@@ -543,9 +553,7 @@ fn show(run: &mut Run<'_>, snapshot: &Snapshot, planned: &[Planned<'_>], options
             Some(plan) => files::show(run, source, plan, &options.selection.paths, looker.as_ref())?,
             None => streams::show(run, source),
         };
-        run.report.bytes_restored += restored.plain_bytes;
-        run.report.files_restored += restored.files;
-        run.report.sources.push(restored);
+        run.count(restored);
     }
     Ok(())
 }

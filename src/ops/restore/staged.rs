@@ -1,7 +1,7 @@
 //! What is to take the place of something else is made beside it, whole or not at all; `target/replace` puts it there.
 
 use super::database::{self, DatabaseReport};
-use super::{Error, Overwriting, PathFilter, Report, Run, files};
+use super::{Error, PathFilter, Report, Run, files};
 use crate::domain::snapshot::{Snapshot, SourceRecord};
 use crate::ops::cancel::Cancel;
 use crate::ops::observer::{Event, Observer};
@@ -71,76 +71,10 @@ fn make_tree(
     observer.event(&Event::PhaseStarted { phase: "restoring", total_bytes: bytes, total_items: items });
     observer.event(&Event::SourceStarted { source: &source.name, kind: source.kind });
     let restored = files::restore(&mut run, source, &plan, &filter, &mut restorer)?;
-    run.report.bytes_restored += restored.plain_bytes;
-    run.report.files_restored += restored.files;
-    run.report.sources.push(restored);
-    let failure = (run.report.lost_count > 0).then_some("not everything could be restored");
-    observer.event(&Event::SourceFinished { source: &source.name, failure });
+    run.finished(restored, 0);
     super::finish(&mut run, restorer)?;
     run.report.decoded_bytes = reading.packs.counters.decoded() - decoded_before;
     Ok(run.report)
-}
-
-/// Puts what a files source has at and below `root` into `place` file by file, each by a rename: for places that cannot be swapped, and where
-/// what the snapshot does not have is to stay. There is no way back from it but another restore.
-///
-/// # Errors
-/// [`Error`]; [`Error::NoSuchPath`]. What was replaced so far stays replaced.
-#[expect(clippy::too_many_arguments, reason = "what, whereto, how, and who watches")]
-pub fn file_by_file(
-    reading: &Reading,
-    snapshot: &Snapshot,
-    source: &SourceRecord,
-    root: &[u8],
-    place: &Path,
-    overwriting: &Overwriting,
-    observer: &dyn Observer,
-    cancel: &Cancel,
-) -> Result<Report, Error> {
-    reading.packs.follow_index();
-    let decoded_before = reading.packs.counters.decoded();
-    let filter = PathFilter::new(Some(root), &[], &[]).unwrap_or_default();
-    let root = super::absolute(root);
-    let mut plan = files::plan(reading, source, &filter, cancel)?;
-    if plan.entries == 0 && plan.fault.is_none() {
-        return Err(Error::NoSuchPath { snapshot: snapshot.id.short(), path: root });
-    }
-    plan.root = Some(root.clone());
-    let target = place.to_string_lossy().into_owned();
-    let report = Report { snapshot_id: snapshot.id.hex(), target, ..Report::default() };
-    let (total_bytes, total_items) = (plan.plain_bytes, plan.entries);
-    let mut run = Run { reading, observer, cancel, report, total_bytes, total_items, bytes_done: 0, items_done: 0 };
-    let mut existing = super::existing::rules(snapshot, overwriting, place, &root);
-    if overwriting.delete {
-        existing.delete_below = super::existing::deletable(&mut run, source, &filter, plan.fault.is_some())?;
-    }
-    // The place itself may be a file, so the directory above it is the target.
-    let (above, name) = match (place.parent(), place.file_name()) {
-        (Some(above), Some(name)) => (above, [b"/", name.as_bytes()].concat()),
-        _ => (place, b"/".to_vec()),
-    };
-    let mut restorer = Restorer::into_existing(above, AttributeOptions::for_this_user(), existing)?;
-    restorer.move_path(&root, &name);
-    let (bytes, items) = (Some(total_bytes), Some(total_items));
-    observer.event(&Event::PhaseStarted { phase: "restoring", total_bytes: bytes, total_items: items });
-    observer.event(&Event::SourceStarted { source: &source.name, kind: source.kind });
-    let restored = files::restore(&mut run, source, &plan, &filter, &mut restorer)?;
-    run.report.bytes_restored += restored.plain_bytes;
-    run.report.files_restored += restored.files;
-    run.report.sources.push(restored);
-    let failure = (run.report.lost_count > 0).then_some("not everything could be restored");
-    observer.event(&Event::SourceFinished { source: &source.name, failure });
-    super::finish(&mut run, restorer)?;
-    run.report.decoded_bytes = reading.packs.counters.decoded() - decoded_before;
-    Ok(run.report)
-}
-
-/// True when the snapshot has everything that stood in the source's places: then a tree made from it can take their
-/// place. What rules left out, or what could not be read, would be lost with the old tree; such places are restored file by file.
-pub fn is_whole(source: &SourceRecord) -> bool {
-    source
-        .files
-        .is_some_and(|counts| counts.excluded_by_rule == 0 && counts.excluded_by_default == 0 && counts.unreadable == 0)
 }
 
 /// Plain bytes of what is at and below a path of a files source: about what the file system of its place must have free.

@@ -101,6 +101,29 @@ pub trait Replace {
     fn names(&self) -> Names;
 }
 
+/// Refuses to remove the new one where it is, or may be, in the place.
+fn require_new_beside(replacement: &dyn Replace) -> Result<State, Error> {
+    require_beside(replacement, State::Staged, |names| names.new)
+}
+
+/// Refuses to remove the old one where it is, or may be, in the place.
+fn require_old_beside(replacement: &dyn Replace) -> Result<State, Error> {
+    require_beside(replacement, State::Swapped, |names| names.old)
+}
+
+fn require_beside(
+    replacement: &dyn Replace,
+    wanted: State,
+    what: impl FnOnce(Names) -> String,
+) -> Result<State, Error> {
+    let state = replacement.state()?;
+    if state == State::Untouched || state == wanted {
+        return Ok(state);
+    }
+    let names = replacement.names();
+    Err(Error::InUse { place: names.place.clone(), what: what(names), state })
+}
+
 /// Why a replacement cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

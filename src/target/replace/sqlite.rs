@@ -15,7 +15,7 @@
 //! for the old one.
 
 use super::beside::{Beside, Role};
-use super::{Error, Names, Replace, State};
+use super::{Error, Names, Replace, State, require_new_beside, require_old_beside};
 use crate::domain::id::Digest;
 use crate::domain::snapshot::TableRows;
 use crate::source::sqlite::{ImageError, check_image};
@@ -262,21 +262,13 @@ impl Replace for SqliteReplacement {
     }
 
     fn discard_new(&self) -> Result<(), Error> {
-        let state = self.state()?;
-        if !matches!(state, State::Untouched | State::Staged) {
-            let Names { place, new, .. } = self.names();
-            return Err(Error::InUse { place, what: new, state });
-        }
+        require_new_beside(self)?;
         self.remove(Role::New)?;
         self.remove(Role::Part)
     }
 
     fn discard_old(&self) -> Result<(), Error> {
-        let state = self.state()?;
-        if !matches!(state, State::Untouched | State::Swapped) {
-            let Names { place, old, .. } = self.names();
-            return Err(Error::InUse { place, what: old, state });
-        }
+        require_old_beside(self)?;
         self.beside.unmark(Role::Nothing)?;
         self.remove(Role::Old)
     }

@@ -6,7 +6,7 @@
 
 use super::beside::{Beside, Role};
 use super::removal::remove;
-use super::{Error, Names, Replace, State};
+use super::{Error, Names, Replace, State, require_new_beside, require_old_beside};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -302,11 +302,7 @@ impl Replace for TreeReplacement {
     }
 
     fn discard_new(&self) -> Result<(), Error> {
-        let state = self.state()?;
-        if !matches!(state, State::Untouched | State::Staged) {
-            let Names { place, new, .. } = self.names();
-            return Err(Error::InUse { place, what: new, state });
-        }
+        require_new_beside(self)?;
         self.beside.unmark(Role::Swap)?;
         self.discard(Role::New)?;
         self.remove(Role::Part)?;
@@ -314,11 +310,7 @@ impl Replace for TreeReplacement {
     }
 
     fn discard_old(&self) -> Result<(), Error> {
-        let state = self.state()?;
-        if !matches!(state, State::Untouched | State::Swapped) {
-            let Names { place, old, .. } = self.names();
-            return Err(Error::InUse { place, what: old, state });
-        }
+        let state = require_old_beside(self)?;
         if state == State::Swapped {
             self.beside.unmark(Role::Swap)?;
             self.beside.unmark(Role::Nothing)?;

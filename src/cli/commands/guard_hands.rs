@@ -180,7 +180,7 @@ impl Hands for ConfiguredHands<'_> {
             let items = items(self.invocation, plan)?;
             let tags = vec![plan.tag()];
             let saved = net.save_as(&items, plan.purpose.class(), tags);
-            saved.map_err(super::in_place::save_failure)
+            saved.map_err(super::in_place_errors::save_failure)
         };
         let snapshot = save().map_err(unfit)?;
         if let Some(reason) = &snapshot.suspect {
@@ -224,7 +224,7 @@ impl Hands for ConfiguredHands<'_> {
                 service,
                 check: false,
             };
-            in_place::run(&context, &request).map(drop).map_err(super::in_place::failure_of)
+            in_place::run(&context, &request).map(drop).map_err(super::in_place_errors::failure_of)
         };
         put_back().map_err(|failure| {
             let details = failure.causes.into_iter().chain(failure.hints).collect();

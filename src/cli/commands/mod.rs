@@ -11,18 +11,24 @@ pub(crate) mod forget;
 pub(crate) mod generate;
 pub(crate) mod guard;
 mod guard_cleanup;
+mod guard_cover;
+mod guard_errors;
 mod guard_hands;
+mod guard_status;
 pub(crate) mod history;
 pub(crate) mod import;
-pub(crate) mod in_place;
+mod in_place;
+mod in_place_errors;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod ls;
 mod net;
+mod places;
 pub(crate) mod prune;
 pub(crate) mod repair;
 mod repair_data;
 pub(crate) mod restore;
+mod rollback;
 pub(crate) mod secret_file;
 pub(crate) mod snapshots;
 pub(crate) mod stats;
@@ -44,7 +50,7 @@ pub(crate) fn dispatch(invocation: &Invocation, command: &Command) -> Result<Exi
         Command::Init(args) => init::run(invocation, args),
         Command::Backup(args) => backup::run(invocation, args),
         Command::Restore(args) => restore::run(invocation, args),
-        Command::Rollback(args) => in_place::rollback(invocation, args),
+        Command::Rollback(args) => rollback::rollback(invocation, args),
         Command::Service(args) => status::service(invocation, args),
         Command::Status(_) => status::status(invocation),
         Command::Dump(args) => dump::run(invocation, args),

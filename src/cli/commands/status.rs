@@ -1,7 +1,7 @@
 //! `service` and `status`: the application, and what is under way or was cut short.
 
-use super::in_place::environment;
 use super::net::{self, Net};
+use super::places::environment;
 use crate::cli::args::in_place::{ServiceAction, ServiceArgs};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;

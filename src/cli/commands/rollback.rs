@@ -1,0 +1,151 @@
+//! `rollback`: back to what was there before a restore.
+
+use super::in_place::{Intent, go, heal};
+use super::net::Net;
+use super::places::{environment, items};
+use crate::cli::args::in_place::{InPlaceArgs, RollbackArgs};
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::Failure;
+use crate::cli::invocation::Invocation;
+use crate::cli::opening::{self, ReadingRepository};
+use crate::domain::act::ActKind;
+use crate::domain::id::SnapshotId;
+use crate::domain::snapshot::{PRE_RESTORE, Snapshot};
+use crate::domain::time_spec::format_local;
+use crate::ops::in_place::{Context, Direction, Ending, Entry, Healed, Item, Mended, Place, Plan, Purpose, Step};
+use crate::ops::restore::Selection;
+use crate::repository::acts::{self, Story};
+
+/// A restore that ended well and saved what was there before.
+struct Past {
+    finished_ns: i64,
+    safety: SnapshotId,
+    plan: Plan,
+}
+
+/// Goes back to the state before the last restore, or to a named snapshot.
+///
+/// # Errors
+/// Exit codes as in `holdfast help exit-codes`.
+pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<ExitCode, Failure> {
+    let repository = opening::open_for_reading(invocation)?;
+    let net = Net::new(invocation, &repository)?;
+    let context = net.context();
+    if !args.in_place.check && !invocation.global.dry_run {
+        let healed = heal(invocation, &context, Direction::Back, &args.in_place)?;
+        // Who goes back after something was cut short means that, and not what was completed before it.
+        let settled = |one: &Healed| matches!(one.result, Ok(Mended::Restored(_)));
+        if args.selector.is_none() && !healed.is_empty() && !healed.iter().all(settled) {
+            let text = "that was taken back; `holdfast rollback` once more undoes the last restore that was completed";
+            invocation.output.note("rollback.healed", text);
+            return repository.conclude(invocation, ExitCode::Success);
+        }
+    }
+    let settings = invocation.settings()?;
+    let past = last_restores(&context)?;
+    let chosen = match &args.selector {
+        Some(selector) => repository.choose(invocation, selector, &args.scope)?.snapshot.snapshot,
+        None => default_rollback(invocation, &repository, &past, &args.in_place)?,
+    };
+    let selection = Selection { sources: args.scope.sources.clone(), ..Selection::default() };
+    let of_act = past.iter().find(|past| past.safety == chosen.id).map(|past| &past.plan);
+    let named = args.in_place.env.clone().or_else(|| of_act.and_then(|plan| plan.environment.clone()));
+    let environment = environment(settings, named.as_deref())?;
+    let items = match of_act {
+        // Back to exactly the places that the restore had replaced.
+        Some(plan) => items_of(&context, plan, &selection)?,
+        None => items(invocation, &repository, &chosen, &selection, None, environment)?,
+    };
+    let intent = Intent {
+        purpose: Purpose::Rollback,
+        snapshot: &chosen,
+        items,
+        production: environment.is_some_and(|(_, target)| target.production),
+        environment: named,
+        application: of_act.is_none_or(|plan| plan.service || plan.check),
+    };
+    go(invocation, &repository, &context, &args.in_place, &intent)
+}
+
+/// Finished restores of this repository with a snapshot of what was there before, newest first.
+fn last_restores(context: &Context<'_>) -> Result<Vec<Past>, Failure> {
+    let recorder = &context.recorder;
+    let stories = acts::list(recorder.store, recorder.keys, Some(ActKind::Restore))?.stories;
+    let of_story = |story: &Story| {
+        let last = Entry::of(story.last())?;
+        let finished_ns = story.last().time_ns;
+        let good = last.ending == Some(Ending::Restored) || last.state == Step::Settle;
+        Some(Past { finished_ns, safety: last.safety.filter(|_| good)?, plan: last.plan })
+    };
+    let of_host = stories.iter().filter(|story| story.first().host == recorder.owner.host);
+    let mut found: Vec<Past> = of_host.filter_map(of_story).collect();
+    found.sort_by_key(|past| std::cmp::Reverse(past.finished_ns));
+    Ok(found)
+}
+
+fn default_rollback(
+    invocation: &Invocation,
+    repository: &ReadingRepository,
+    past: &[Past],
+    args: &InPlaceArgs,
+) -> Result<Snapshot, Failure> {
+    let snapshots = repository.snapshots()?;
+    let tz = &invocation.environment.time_zone;
+    let wanted = |plan: &Plan| args.env.is_none() || plan.environment == args.env;
+    let undone = past.iter().filter(|past| wanted(&past.plan)).find_map(|past| {
+        let found = snapshots.iter().find(|loaded| loaded.snapshot.id == past.safety)?;
+        Some((past, &found.snapshot))
+    });
+    if let Some((past, snapshot)) = undone {
+        let text = format!(
+            "this undoes the restore of {} at {} by its safety snapshot {}",
+            past.plan.snapshot.short(),
+            format_local(past.finished_ns, tz),
+            snapshot.id.short()
+        );
+        invocation.output.note("rollback.chosen", &text);
+        return Ok(snapshot.clone());
+    }
+    let host = &invocation.environment.host;
+    let before = |snapshot: &&Snapshot| {
+        snapshot.system.host == *host && matches!(snapshot.class.as_deref(), Some(PRE_RESTORE | "pre-deploy"))
+    };
+    let newest = snapshots.iter().map(|loaded| &loaded.snapshot).filter(before).max_by_key(|s| (s.time_ns, s.id));
+    let Some(snapshot) = newest else {
+        let message = "There is nothing to roll back to: no restore was made with a safety snapshot, and there is no \
+                       snapshot of class pre-restore or pre-deploy of this host";
+        return Err(Failure::new(ExitCode::SnapshotNotFound, "rollback.nothing", message)
+            .hint("name a snapshot: `holdfast snapshots` lists them"));
+    };
+    let class = snapshot.class.as_deref().unwrap_or_default();
+    let time = format_local(snapshot.time_ns, tz);
+    let text = format!("this goes back to {} of {time}, class {class}", snapshot.id.short());
+    invocation.output.note("rollback.chosen", &text);
+    Ok(snapshot.clone())
+}
+
+/// The places of an earlier restore.
+fn items_of(context: &Context<'_>, plan: &Plan, selection: &Selection) -> Result<Vec<Item>, Failure> {
+    let wanted = plan
+        .items
+        .iter()
+        .filter(|item| item.existed && (selection.sources.is_empty() || selection.sources.contains(&item.source)));
+    let mut items = Vec::new();
+    for planned in wanted {
+        let mut place = context.surroundings.place(planned).map_err(|reason| {
+            Failure::new(ExitCode::Refused, "place.unreachable", format!("{} cannot be reached", planned.place))
+                .cause(reason)
+        })?;
+        if let Place::Tree { path, from, .. } = &mut place {
+            // The safety snapshot holds the tree as it stood in its place.
+            *from = path.to_string_lossy().into_owned();
+        }
+        let (source, safety_source) = (planned.safety_source.clone(), planned.safety_source.clone());
+        items.push(Item { source, safety_source, place });
+    }
+    if items.is_empty() {
+        let message = "The safety snapshot holds nothing of what is to be rolled back";
+        return Err(Failure::new(ExitCode::SnapshotNotFound, "source.not_found", message));
+    }
+    Ok(items)
+}

@@ -203,6 +203,7 @@ impl From<database::TargetError> for Failure {
             TargetError::Failed { target, removed, stderr, .. } => {
                 with_lines(of(rolled_back(*removed), "target.failed"), stderr).hint(what_is_left(*removed, target))
             }
+            TargetError::Undone { stderr, .. } => with_lines(of(ExitCode::RolledBack, "target.undone"), stderr),
             TargetError::Content { .. } => of(ExitCode::Damaged, "target.content").hint(VERIFY),
         }
     }

@@ -54,6 +54,18 @@ pub enum TargetError {
         /// True when nothing of the restore is left behind.
         removed: bool,
     },
+    /// The program that restores into what exists, in one transaction, ended badly: nothing was changed.
+    #[error("{program} {outcome} while it restored into {target}; its one transaction was taken back")]
+    Undone {
+        /// The program.
+        program: String,
+        /// `exited with status 1`.
+        outcome: String,
+        /// Last lines of its stderr.
+        stderr: String,
+        /// URI without password, or file.
+        target: String,
+    },
     /// The restored bytes are no good database.
     #[error("{target} {reason}")]
     Content {

@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod database;
 pub mod files;
+pub mod listed;
 pub mod postgres;
 pub mod replace;
 pub mod roles;

@@ -242,6 +242,11 @@ fn server_error(
     TargetError::Server { operation, target: connection.without_password(), reason: explain(error), removed }
 }
 
+/// The server refused something before anything was made, or took it back.
+pub(super) fn refused(operation: &'static str, connection: &Connection, error: &postgres::Error) -> TargetError {
+    TargetError::Server { operation, target: connection.without_password(), reason: explain(error), removed: true }
+}
+
 /// A session in a database that is always there.
 pub(super) fn maintenance_session(connection: &Connection) -> Result<postgres::Client, SourceError> {
     let mut refused = None;
@@ -330,10 +335,11 @@ pub struct SqlConversion {
     worker: Option<std::thread::JoinHandle<Outcome>>,
 }
 
-struct Outcome {
-    copied: io::Result<()>,
-    exit: io::Result<Option<Exit>>,
-    stderr: String,
+/// How a program ended whose stdout went into a sink.
+pub(super) struct Outcome {
+    pub(super) copied: io::Result<()>,
+    pub(super) exit: io::Result<Option<Exit>>,
+    pub(super) stderr: String,
 }
 
 impl SqlConversion {
@@ -403,7 +409,8 @@ fn conversion_failed(outcome: String, stderr: String) -> TargetError {
     TargetError::Client(SourceError::Failed { program: "pg_restore".into(), outcome, stderr })
 }
 
-fn copy_out(mut child: Box<dyn Child>, mut sink: Box<dyn Write + Send>) -> Outcome {
+/// Copies what a program says into a sink, to its end.
+pub(super) fn copy_out(mut child: Box<dyn Child>, mut sink: Box<dyn Write + Send>) -> Outcome {
     let mut buffer = vec![0u8; 64 * 1024];
     let copied = loop {
         match child.read(&mut buffer, None) {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::database::TargetError;
-use super::postgres::{drop_database, maintenance_session, quoted};
+use super::postgres::{drop_database, maintenance_session, quoted, refused};
 use super::roles::Role;
 use crate::source::postgres::connect::Connection;
 use crate::source::postgres::tls::explain;
@@ -284,10 +284,6 @@ fn definition_words(definition: &str) -> Vec<String> {
         words.push(word);
     }
     words
-}
-
-fn refused(operation: &'static str, connection: &Connection, error: &postgres::Error) -> TargetError {
-    TargetError::Server { operation, target: connection.without_password(), reason: explain(error), removed: true }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod cli_picker;
 mod cli_prune;
 mod cli_repair;
 mod cli_restore_in_place;
+mod cli_restore_table;
 mod cli_settings;
 mod cli_suspect;
 mod cli_two_runs;

@@ -36,6 +36,8 @@ Examples:
   holdfast restore latest:/srv/app/config --target /tmp/out
   holdfast restore 20240708_143022 --type database --target /tmp/out
   holdfast restore latest --source app-db --to postgres://admin@127.0.0.1/app_copy
+  holdfast restore latest --table public.orders --to postgres://admin@127.0.0.1/app
+  holdfast restore latest --table orders --target /tmp/out       as a script for psql
   holdfast restore --from-file app_20240712.sql.gz --to postgres://admin@127.0.0.1/app_copy
   holdfast restore latest:/srv/app --target / --overwrite if-changed --delete --dry-run
   holdfast restore latest --check                 test a restore in place, touch nothing
@@ -45,6 +47,9 @@ Examples:
 With --target files go to DIR followed by their absolute path, databases to DIR/NAME.dump and DIR/NAME.sqlite3. The
 directory must be new or empty and the database must not exist; otherwise nothing is touched (exit code 24). With
 --overwrite the directory may hold something: files are replaced one by one, each by a rename, after a confirmation.
+
+With --table a table comes with its rows, indexes, constraints, sequences, triggers and partitions, in one transaction, and
+is compared with what was saved. It must not exist in the database; nothing that exists is changed.
 
 Without --target and --to everything goes back to where it came from, in recorded steps: prerequisites, a safety snapshot,
 the application stopped, the new made beside the old and proved, swapped, the application started and asked. Whatever
@@ -77,6 +82,13 @@ pub struct RestoreArgs {
     /// With --overwrite: remove what the snapshot does not have, within the restored paths
     #[arg(long, requires = "overwrite", conflicts_with_all = ["include", "exclude"])]
     pub delete: bool,
+    /// Only this table of a PostgreSQL dump, into an existing database (--to) or as a script (--target); repeatable
+    #[arg(
+        long = "table",
+        value_name = "TABLE",
+        conflicts_with_all = ["include", "exclude", "env", "clean", "overwrite", "kind", "db_only", "code_only", "check"]
+    )]
+    pub tables: Vec<String>,
     /// What to restore
     #[arg(long = "type", value_name = "TYPE", value_enum, conflicts_with_all = ["db_only", "code_only"])]
     pub kind: Option<RestoreType>,

@@ -28,6 +28,7 @@ pub(crate) mod prune;
 pub(crate) mod repair;
 mod repair_data;
 pub(crate) mod restore;
+pub(crate) mod restore_table;
 mod rollback;
 pub(crate) mod secret_file;
 pub(crate) mod snapshots;

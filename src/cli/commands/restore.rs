@@ -1,6 +1,6 @@
 //! `restore`: a snapshot into a directory, one database into a new database; over what is there: [`super::in_place`].
 
-use super::{import, in_place, net};
+use super::{import, in_place, net, restore_table};
 use crate::cli::args::restore::{OverwriteWhen, RestoreArgs, RestoreType};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
@@ -38,6 +38,9 @@ pub(crate) fn run(invocation: &Invocation, args: &RestoreArgs) -> Result<ExitCod
     };
     let repository = opening::open_for_reading(invocation)?;
     let chosen = picker::choose(invocation, &repository, selector.as_deref(), &args.scope)?;
+    if !args.tables.is_empty() {
+        return restore_table::run(invocation, args, &repository, &chosen);
+    }
     match (&args.target, &args.to) {
         (Some(target), _) => into_directory(invocation, args, &repository, &chosen, target),
         (None, Some(to)) if !args.clean => into_database(invocation, args, &repository, &chosen, to),
@@ -45,7 +48,7 @@ pub(crate) fn run(invocation: &Invocation, args: &RestoreArgs) -> Result<ExitCod
     }
 }
 
-fn selection(args: &RestoreArgs, path: Option<&[u8]>) -> Result<Selection, Failure> {
+pub(super) fn selection(args: &RestoreArgs, path: Option<&[u8]>) -> Result<Selection, Failure> {
     let paths = PathFilter::new(path, &args.include, &args.exclude);
     let paths = paths.map_err(|error| {
         Failure::from_error(ExitCode::Usage, "restore.rule", &error).hint("rules are in gitignore syntax")
@@ -198,7 +201,7 @@ fn print(invocation: &Invocation, report: &Report) {
 }
 
 /// Says what the summary holds in JSON, where only the log wants it as a line.
-fn say(invocation: &Invocation, id: &str, text: &str) {
+pub(super) fn say(invocation: &Invocation, id: &str, text: &str) {
     match invocation.global.json {
         true => invocation.output.log(LogLevel::Info, id, "", text),
         false => invocation.output.note(id, text),
@@ -314,7 +317,7 @@ fn into_database(
 }
 
 /// As [`failure_of`], for a database: nothing of it is left unless the error says so.
-fn database_failure(error: Error) -> Failure {
+pub(super) fn database_failure(error: Error) -> Failure {
     match error {
         Error::Repository(error) => Failure::from(error).hint("nothing of the restore was left behind"),
         Error::Interrupted => {
@@ -327,7 +330,7 @@ fn database_failure(error: Error) -> Failure {
     }
 }
 
-fn failed_source(
+pub(super) fn failed_source(
     repository: &ReadingRepository,
     snapshot: &Snapshot,
     source: &SourceRecord,

@@ -12,7 +12,7 @@ mod secret;
 mod sections;
 mod show;
 mod source;
-mod suggest;
+pub(crate) mod suggest;
 mod unlock;
 mod variables;
 

@@ -253,6 +253,19 @@ impl Summary {
         self
     }
 
+    /// Forgets all entries but these, large objects, and what belongs to the database as a whole.
+    pub(super) fn keep_only(&mut self, keys: &BTreeSet<EntryKey>) {
+        self.items.retain(|key, _| keys.contains(key));
+        self.large_objects.clear();
+        self.aside = Aside::default();
+    }
+
+    /// A hasher for the rows of a table.
+    pub(super) fn hasher_of(&self, key: &EntryKey, copy: &[u8]) -> RowHasher {
+        let free = self.inheriting.contains(&(key.schema.clone(), key.name.clone())) && copy.len() < COPY_KEPT_MAX;
+        RowHasher::new(&self.key, free.then(|| copy_columns(copy)).as_deref())
+    }
+
     /// True for what no restore into a new database brings back, and for what is left out.
     fn is_aside(&mut self, kind: &str, name: &str) -> bool {
         match kind {

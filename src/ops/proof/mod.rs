@@ -8,13 +8,14 @@ mod archive;
 mod compare;
 mod postgres;
 mod rows;
+mod script_rows;
 mod sqlite;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 pub use archive::{Aside, EntryKey, Facts, Leave, Summary};
-pub use postgres::{Expected, PostgresMeans, postgres};
+pub use postgres::{Expected, PostgresMeans, postgres, script, tables};
 pub use sqlite::sqlite;
 pub use tree::{TreeOptions, tree};
 

@@ -1,6 +1,6 @@
 //! A restored PostgreSQL database is dumped again with the same tools, and the two dumps are compared.
 
-use super::archive::{Aside, Facts, Leave, Summary};
+use super::archive::{Aside, EntryKey, Facts, Leave, Summary};
 use super::compare::compare;
 use super::{Error, Proof};
 use crate::domain::snapshot::{SourceRecord, StreamRole, TableRows};
@@ -11,9 +11,12 @@ use crate::repository::reading::Reading;
 use crate::source::SourceStream;
 use crate::source::postgres::client::ClientTools;
 use crate::source::postgres::connect::Connection;
-use crate::source::postgres::dump::{self, DumpOptions};
+use crate::source::postgres::dump::{self, DumpOptions, DumpStream};
 use crate::source::postgres::dump_format::CustomArchive;
 use crate::source::process::Processes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::BufRead;
+use std::path::Path;
 
 /// Bytes read from the fresh dump at a time.
 const PIECE_BYTES: usize = 256 << 10;
@@ -112,7 +115,15 @@ impl std::fmt::Debug for PostgresMeans<'_> {
 pub fn postgres(expected: Expected, means: &PostgresMeans<'_>, cancel: &Cancel) -> Result<Proof, Error> {
     let (stored, recorded) = expected.summed()?;
     let options = DumpOptions::default();
-    let mut stream = Box::new(dump::dump(means.processes, means.tools, means.connection, &options)?);
+    let stream = dump::dump(means.processes, means.tools, means.connection, &options)?;
+    let what = format!("The dump of {}", means.connection.without_password());
+    let restored = dumped(stream, &stored, what, cancel)?;
+    Ok(compare(&stored, &recorded, &restored))
+}
+
+/// Reads a fresh dump into a summary of the same key.
+fn dumped(stream: DumpStream, stored: &Summary, what: String, cancel: &Cancel) -> Result<Summary, Error> {
+    let mut stream = Box::new(stream);
     let mut archive = CustomArchive::watched(stored.twin());
     let mut buffer = vec![0; PIECE_BYTES];
     loop {
@@ -124,7 +135,52 @@ pub fn postgres(expected: Expected, means: &PostgresMeans<'_>, cancel: &Cancel) 
         archive.feed(buffer.get(..n).unwrap_or_default());
     }
     stream.finish()?;
-    let restored = summary(archive, format!("The dump of {}", means.connection.without_password()))?;
+    summary(archive, what)
+}
+
+/// Compares single tables, and what belongs to them, with what a dump of the whole database says of them: of all entries
+/// those of `keys`. `names` are the tables and sequences that are dumped for it.
+///
+/// # Errors
+/// As [`postgres`].
+pub fn tables(
+    expected: Expected,
+    means: &PostgresMeans<'_>,
+    names: &[(String, String)],
+    keys: &BTreeSet<EntryKey>,
+    cancel: &Cancel,
+) -> Result<Proof, Error> {
+    let (mut stored, mut recorded) = expected.summed()?;
+    let stream = dump::dump_tables(means.processes, means.tools, means.connection, names)?;
+    let what = format!("The dump of tables of {}", means.connection.without_password());
+    let mut restored = dumped(stream, &stored, what, cancel)?;
+    stored.keep_only(keys);
+    restored.keep_only(keys);
+    recorded.retain(|rows| {
+        keys.iter().any(|key| key.kind == "TABLE DATA" && rows.table == format!("{}.{}", key.schema, key.name))
+    });
+    Ok(compare(&stored, &recorded, &restored))
+}
+
+/// Compares the rows in a script of single tables with those of a dump: `copies` leads from the COPY statements that
+/// the script must hold to the dump's entries. Statements are not compared.
+///
+/// # Errors
+/// As [`postgres`]; [`Error::Io`] when the script cannot be read.
+pub fn script(
+    expected: Expected,
+    reader: impl BufRead,
+    path: &Path,
+    copies: &BTreeMap<Vec<u8>, EntryKey>,
+    cancel: &Cancel,
+) -> Result<Proof, Error> {
+    let (mut stored, mut recorded) = expected.summed()?;
+    let keys: BTreeSet<EntryKey> = copies.values().cloned().collect();
+    stored.keep_only(&keys);
+    recorded.retain(|rows| keys.iter().any(|key| rows.table == format!("{}.{}", key.schema, key.name)));
+    let fail = |source| Error::Io { path: path.to_owned(), source };
+    let restored = stored.rows_of_script(reader, copies, || cancel.check().is_ok()).map_err(fail)?;
+    cancel.check()?;
     Ok(compare(&stored, &recorded, &restored))
 }
 

@@ -75,6 +75,11 @@ impl RowHasher {
         }
     }
 
+    /// True once the end mark was met.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     /// The number of rows, and their sum. Bytes after the last line end count as a row, which makes a difference seen.
     pub(super) fn finish(mut self) -> (u64, Sum) {
         let rest = !self.held.is_empty() || self.long.is_some() || self.fields.as_ref().is_some_and(|f| f.bytes > 0);

@@ -4,6 +4,7 @@
 //! be restored into a new database ([`database`]). One bad object never stops the run: what cannot be restored is left
 //! out, listed, and the rest goes on. Nothing that is not what was saved stays behind under its name.
 
+mod contents;
 pub mod database;
 mod existing;
 mod files;
@@ -13,11 +14,14 @@ pub mod staged;
 #[cfg(test)]
 mod staged_tests;
 mod streams;
+mod table_plan;
+pub mod tables;
 #[cfg(test)]
 pub(super) mod tests;
 
 pub use roots::roots;
 pub use selection::{Kinds, PathFilter, RuleError, Selection, absolute};
+pub use table_plan::NoTable;
 
 use super::cancel::{Cancel, Cancelled};
 use super::observer::{Event, Observer, Progress};

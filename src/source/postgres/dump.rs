@@ -47,7 +47,33 @@ pub fn dump(
     connection: &Connection,
     options: &DumpOptions,
 ) -> Result<DumpStream, SourceError> {
+    dump_with(processes, tools, connection, options, Vec::new())
+}
+
+/// Starts a dump of these tables and sequences alone, by schema and name, with what belongs to them.
+/// # Errors
+/// [`SourceError::Client`] when the program cannot be started.
+pub fn dump_tables(
+    processes: &dyn Processes,
+    tools: &ClientTools,
+    connection: &Connection,
+    tables: &[(String, String)],
+) -> Result<DumpStream, SourceError> {
+    // In quotes a pattern is a name.
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let pattern = |(schema, name): &(String, String)| format!("--table={}.{}", quoted(schema), quoted(name)).into();
+    dump_with(processes, tools, connection, &DumpOptions::default(), tables.iter().map(pattern).collect())
+}
+
+fn dump_with(
+    processes: &dyn Processes,
+    tools: &ClientTools,
+    connection: &Connection,
+    options: &DumpOptions,
+    more: Vec<OsString>,
+) -> Result<DumpStream, SourceError> {
     let mut args: Vec<OsString> = vec!["--format=custom".into(), "--compress=0".into()];
+    args.extend(more);
     if let Some(limit) = options.lock_timeout {
         args.push(format!("--lock-wait-timeout={}", limit.as_millis()).into());
     }

@@ -199,6 +199,11 @@ impl<W: Watch> CustomArchive<W> {
         Ok(self.watch)
     }
 
+    /// The watcher, although the archive was not read to its end: for who wants its beginning alone.
+    pub fn into_partial_watch(self) -> W {
+        self.watch
+    }
+
     fn is_whole(&self) -> bool {
         self.field == Field::BlockType && self.held.is_empty() && self.entries.values().all(|entry| entry.seen)
     }
@@ -428,6 +433,9 @@ impl<W: Watch> CustomArchive<W> {
                     EntryField::Namespace => self.pending.namespace = owned(),
                     EntryField::Copy => self.pending.has_copy = text.is_some_and(|t| !t.is_empty()),
                     _ => {}
+                }
+                if text.is_some() {
+                    self.watch.text_end(field);
                 }
                 self.next_entry_field(field);
             }

@@ -58,6 +58,8 @@ pub trait Watch {
     fn header(&mut self, _text: HeaderText, _piece: &[u8]) {}
     /// A piece of a text of the entry that is being read. A text that is absent, or empty, has no piece.
     fn text(&mut self, _field: EntryField, _piece: &[u8]) {}
+    /// The text of this field of the entry that is being read has ended; said of texts that are there alone.
+    fn text_end(&mut self, _field: EntryField) {}
     /// The texts of the entry with this number are complete; `with_data` when a block follows for it.
     fn entry(&mut self, _dump_id: i64, _with_data: bool) {}
     /// The table of contents ends after this many bytes.

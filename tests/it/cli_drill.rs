@@ -83,20 +83,8 @@ fn every_fault_between_restore_and_proof_ends_with_19_and_its_name() {
     let (place, cluster, scratch) = (Place::with_repository(), Cluster::start(), scratch());
     cluster.sql("postgres", "create database app");
     cluster.sql("app", SMALL);
-    // Programs of the server's version, of which one alters what it restored.
     let bin = place.path("bin");
-    std::fs::create_dir(&bin).unwrap();
-    for name in ["pg_dump", "pg_dumpall"] {
-        std::os::unix::fs::symlink(cluster.bin().join(name), bin.join(name)).unwrap();
-    }
-    let real = cluster.bin().display();
-    let script = format!(
-        "#!/bin/sh\n'{real}/pg_restore' \"$@\" || exit $?\nfor a; do case $a in --dbname=*) to=${{a#--dbname=}};; esac; done\n\
-         exec '{real}/psql' -q -v ON_ERROR_STOP=1 -f '{}' \"$to\" >/dev/null\n",
-        place.path("fault.sql").display()
-    );
-    let wrapper = place.write("bin/pg_restore", script);
-    std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).unwrap();
+    cluster.programs_with_fault(&bin, &place.path("fault.sql"));
     let settings = format!("pg_bin_dir = '{}'\n[drill]\npostgres = \"{}\"\n", bin.display(), cluster.url("postgres"));
     configured(&place, &cluster, &settings);
     place.backup::<&str>([]);

@@ -2,6 +2,7 @@
 
 use crate::support::pg::Cluster;
 use crate::support::program::{Place, Ran, run};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -235,6 +236,35 @@ fn after_a_test_everything_is_as_before() {
     }
     let snapshots = guarded.place.run(["snapshots", "--json"]).good().json();
     assert_eq!(snapshots["snapshots"][0]["class"], "safety");
+    let drills = guarded.place.run(["history", "drill", "--json"]).good().json();
+    let states: Vec<&Value> = drills["history"].as_array().unwrap().iter().map(|drill| &drill["state"]).collect();
+    assert_eq!(states, ["proved", "proved"], "{drills:#}");
+}
+
+/// Tests that destroy are not let near a database whose snapshot was not seen to come back whole.
+#[test]
+fn a_test_does_not_begin_before_its_snapshot_was_restored_and_compared() {
+    let guarded = Guarded::new("");
+    let (bin, fault) = (guarded.place.path("bin"), guarded.place.path("fault.sql"));
+    guarded.cluster.programs_with_fault(&bin, &fault);
+    let config = std::fs::read_to_string(guarded.place.path("holdfast.toml")).unwrap();
+    let bin_dir = format!("kind = \"postgres\"\npg_bin_dir = \"{}\"", bin.display());
+    guarded.place.write("holdfast.toml", config.replace("kind = \"postgres\"", &bin_dir));
+    for (statements, code, words) in [
+        (
+            "do $$ begin update t set v = 'other' where id = 7; exception when undefined_table then null; end $$",
+            19,
+            "not all with the saved",
+        ),
+        ("select no_such_thing()", 19, "pg_restore exited with status 3"),
+        ("select 1", 0, "db of"),
+    ] {
+        std::fs::write(&fault, statements).unwrap();
+        let ran = guarded.guard(&["test", "--", "touch", "ran"]);
+        assert_eq!((ran.code, ran.stderr.contains(words)), (code, true), "{ran:?}");
+        assert_eq!(guarded.place.path("ran").exists(), code == 0, "{ran:?}");
+        guarded.is_old();
+    }
 }
 
 /// Killed with -9 while the steps of a guard are written: what is left can be told and brought to its end.

@@ -1,8 +1,9 @@
 //! `restore --table` as users run it: one table out of a dump, into a database that lives on, or as a script.
 
 use crate::support::pg::Cluster;
-use crate::support::program::{Place, run};
+use crate::support::program::Place;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 /// A shop: a serial and an identity column, a type, a foreign key, a trigger, a partitioned table, names with quotes.
@@ -31,6 +32,13 @@ fn shop() -> (Place, Cluster) {
     cluster.sql("app", SHOP);
     place.backup(["--postgres", &cluster.url("app")]);
     (place, cluster)
+}
+
+/// The source with client programs of its own.
+fn configured(place: &Place, cluster: &Cluster, bin: &Path) {
+    let (url, bin) = (cluster.url("app"), bin.display());
+    let text = format!("[[source]]\nname = 'app'\nkind = 'postgres'\nurl = \"{url}\"\npg_bin_dir = '{bin}'\n");
+    place.write("holdfast.toml", text);
 }
 
 fn rows(cluster: &Cluster, database: &str, query: &str) -> Vec<String> {
@@ -145,23 +153,8 @@ fn rows_that_are_not_what_was_saved_are_taken_back() {
     cluster.sql("postgres", "create database other");
     cluster.sql("other", "create schema shop; create table keep (x int); insert into keep values (1)");
     let bin = place.path("bin");
-    std::fs::create_dir(&bin).unwrap();
-    for name in ["pg_dump", "pg_dumpall"] {
-        std::os::unix::fs::symlink(cluster.bin().join(name), bin.join(name)).unwrap();
-    }
-    let real = cluster.bin().display();
-    let script = format!(
-        "#!/bin/sh\n'{real}/pg_restore' \"$@\" || exit $?\nfor a; do case $a in --dbname=*) to=${{a#--dbname=}};; esac; done\n\
-         exec '{real}/psql' -q -v ON_ERROR_STOP=1 -f '{}' \"$to\" >/dev/null\n",
-        place.path("fault.sql").display()
-    );
-    let wrapper = place.write("bin/pg_restore", script);
-    std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).unwrap();
-    let url = cluster.url("app");
-    place.write(
-        "holdfast.toml",
-        format!("[[source]]\nname = 'app'\nkind = 'postgres'\nurl = \"{url}\"\npg_bin_dir = '{}'\n", bin.display()),
-    );
+    cluster.programs_with_fault(&bin, &place.path("fault.sql"));
+    configured(&place, &cluster, &bin);
     for (fault, words) in [
         ("update shop.orders set note = 'x' where id = 7", "has 1000 rows, as it must, but not all with the saved"),
         ("delete from shop.orders where id = 7", "has 999 rows instead of 1000"),
@@ -224,9 +217,8 @@ fn a_script_that_was_cut_is_not_kept() {
     let wrapper = place.write("bin/pg_restore", script);
     std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).unwrap();
     let out = place.path("out");
-    let mut command = place.command(["restore", "latest", "--table", "shop.orders", "--target", out.to_str().unwrap()]);
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    let ran = run(command.env("PATH", path));
+    configured(&place, &cluster, &bin);
+    let ran = place.run(["restore", "latest", "--table", "shop.orders", "--target", out.to_str().unwrap()]);
     ran.failed(21, "has 1000 rows, as it must, but not all with the saved contents");
     assert_eq!(crate::support::program::files_below(&out), Vec::<std::path::PathBuf>::new());
 }

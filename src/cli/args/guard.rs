@@ -43,7 +43,7 @@ pub enum GuardAction {
     History(HistoryArgs),
     /// Forget snapshots of closed guards that are old
     Cleanup(CleanupArgs),
-    /// Run destructive tests: the state before is put back whatever their result
+    /// Run destructive tests, once a drill has shown that the state before can be put back; afterwards it is
     Test(TestArgs),
 }
 

@@ -1,6 +1,6 @@
 //! `drill`: sources are restored for proof, timed, and removed again.
 
-use super::{backup, net};
+use super::net;
 use crate::cli::args::drill::DrillArgs;
 use crate::cli::errors::is_no_space;
 use crate::cli::exit_code::ExitCode;
@@ -9,7 +9,6 @@ use crate::cli::invocation::Invocation;
 use crate::cli::json::Kind;
 use crate::cli::log::LogLevel;
 use crate::cli::opening::{self, ReadingRepository};
-use crate::cli::settings::SourceKindSettings;
 use crate::domain::act::ActKind;
 use crate::domain::snapshot::{Snapshot, SourceRecord};
 use crate::domain::time_spec::format_local;
@@ -42,29 +41,83 @@ struct Task {
 pub(crate) fn run(invocation: &Invocation, args: &DrillArgs) -> Result<ExitCode, Failure> {
     let repository = opening::open_for_reading(invocation)?;
     let tasks = choose(invocation, &repository, args)?;
-    let settings = &invocation.settings()?.sections.drill;
-    let server = match &settings.postgres {
-        Some(url) => Some(Connection::resolve(url, &invocation.libpq()?)?),
-        None => None,
-    };
+    let server = server(invocation)?;
     if invocation.global.dry_run {
         for task in &tasks {
             invocation.output.line(&format!("would restore and prove {}", named(invocation, task)));
         }
         return repository.conclude(invocation, ExitCode::Success);
     }
-    let recorder = net::recorder(invocation, &repository);
+    let carried =
+        carry_out(invocation, &repository, server.as_ref(), &tasks, |task, done| say(invocation, task, done))?;
+    if invocation.global.json {
+        let sources: Vec<Value> = carried.drills.iter().map(json_of).collect();
+        invocation.output.json(Kind::Result, &json!({ "proof": carried.state, "sources": sources }));
+    }
+    match carried.failure {
+        None => repository.conclude(invocation, ExitCode::Success),
+        Some(failure) => {
+            if failure.exit == ExitCode::DrillFailed {
+                // Prints what is damaged; that the whole is no success is said here.
+                let _ = repository.conclude(invocation, ExitCode::DrillFailed);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Drills everything in a snapshot for a command that does something dangerous next.
+///
+/// # Errors
+/// Whatever kept a source from being restored and proved: exit code 19 when it differs.
+pub(super) fn prove_snapshot(
+    invocation: &Invocation,
+    repository: &ReadingRepository,
+    snapshot: &Snapshot,
+) -> Result<(), Failure> {
+    let server = server(invocation)?;
+    let tasks: Vec<Task> =
+        snapshot.sources.iter().map(|source| Task { snapshot: snapshot.clone(), source: source.clone() }).collect();
+    let told = |task: &Task, done: &SourceDrill| {
+        invocation.output.note("drill.source", &summary(invocation, task, done));
+    };
+    carry_out(invocation, repository, server.as_ref(), &tasks, told)?.failure.map_or(Ok(()), Err)
+}
+
+/// The scratch server of the configuration.
+fn server(invocation: &Invocation) -> Result<Option<Connection>, Failure> {
+    let url = invocation.settings()?.sections.drill.postgres.as_ref();
+    url.map(|url| Ok(Connection::resolve(url, &invocation.libpq()?)?)).transpose()
+}
+
+/// Drills that are over, and recorded.
+struct Carried {
+    drills: Vec<SourceDrill>,
+    state: &'static str,
+    /// Why the whole is no success.
+    failure: Option<Failure>,
+}
+
+fn carry_out(
+    invocation: &Invocation,
+    repository: &ReadingRepository,
+    server: Option<&Connection>,
+    tasks: &[Task],
+    told: impl Fn(&Task, &SourceDrill),
+) -> Result<Carried, Failure> {
+    let settings = &invocation.settings()?.sections.drill;
+    let recorder = net::recorder(invocation, repository);
     let names: Vec<String> = tasks.iter().map(|task| named(invocation, task)).collect();
     let act = recorder.begin(ActKind::Drill, &json!({ "state": "begun", "text": names.join(", ") }))?;
     let limit = Limit::start(settings.max_duration, &invocation.cancel);
     let mut drills = Vec::new();
     let mut failures = Vec::new();
-    for task in &tasks {
+    for task in tasks {
         if invocation.cancel.is_cancelled() {
             break;
         }
-        let (done, error) = one(invocation, &repository, server.as_ref(), task)?;
-        say(invocation, task, &done);
+        let (done, error) = one(invocation, repository, server, task)?;
+        told(task, &done);
         drills.push(done);
         failures.extend(error.map(|error| (task.source.name.clone(), error)));
     }
@@ -79,29 +132,20 @@ pub(crate) fn run(invocation: &Invocation, args: &DrillArgs) -> Result<ExitCode,
         _ => "failed",
     };
     record(act, state, &drills)?;
-    if invocation.global.json {
-        let sources: Vec<Value> = drills.iter().map(json_of).collect();
-        invocation.output.json(Kind::Result, &json!({ "proof": state, "sources": sources }));
-    }
-    if timed_out {
+    let different: Vec<&SourceDrill> = drills.iter().filter(|drill| drill.proof == Outcome::Different).collect();
+    let failure = if timed_out {
         let most = settings.max_duration.unwrap_or_default().as_secs();
         let message = format!("The drill took longer than {most} s and was ended");
-        return Err(Failure::new(ExitCode::Failed, "drill.max_duration", message)
-            .hint("what it had made was removed; [drill] max_duration gives it more time"));
-    }
-    if interrupted {
-        return Err(Failure::interrupted(ExitCode::Interrupted).hint("what the drill had made was removed"));
-    }
-    let different: Vec<&SourceDrill> = drills.iter().filter(|drill| drill.proof == Outcome::Different).collect();
-    if !different.is_empty() {
-        // Prints what is damaged; that the whole is no success is said here.
-        let _ = repository.conclude(invocation, ExitCode::DrillFailed);
-        return Err(different_failure(&different));
-    }
-    match failures.into_iter().next() {
-        Some((source, error)) => Err(failure_of(&source, error)),
-        None => repository.conclude(invocation, ExitCode::Success),
-    }
+        let failure = Failure::new(ExitCode::Failed, "drill.max_duration", message);
+        Some(failure.hint("what it had made was removed; [drill] max_duration gives it more time"))
+    } else if interrupted {
+        Some(Failure::interrupted(ExitCode::Interrupted).hint("what the drill had made was removed"))
+    } else if !different.is_empty() {
+        Some(different_failure(&different))
+    } else {
+        failures.into_iter().next().map(|(source, error)| failure_of(&source, error))
+    };
+    Ok(Carried { drills, state, failure })
 }
 
 /// What is to be drilled.
@@ -171,12 +215,7 @@ fn one(
     server: Option<&Connection>,
     task: &Task,
 ) -> Result<(SourceDrill, Option<Error>), Failure> {
-    let configured = invocation.settings()?.sources.iter().find(|source| source.name == task.source.name);
-    let bin_dir = match configured.map(|source| &source.kind) {
-        Some(SourceKindSettings::Postgres(postgres)) => postgres.pg_bin_dir.clone(),
-        _ => None,
-    };
-    let search = backup::client_search(invocation, bin_dir, Vec::new());
+    let search = net::local_search(invocation, &task.source.name)?;
     let live =
         |source: &SourceRecord| net::server(invocation, &source.name, &source.location).ok().map(|found| found.0);
     let temp_dir = invocation.environment.path("TMPDIR").unwrap_or_else(|| PathBuf::from("/tmp"));
@@ -263,11 +302,8 @@ fn word(outcome: Outcome) -> &'static str {
     }
 }
 
-/// How the drill of a source went, as its result.
-fn say(invocation: &Invocation, task: &Task, drill: &SourceDrill) {
-    for note in &drill.notes {
-        invocation.output.note("drill.note", &format!("{}: {note}", drill.source));
-    }
+/// How the drill of a source went, in one line.
+fn summary(invocation: &Invocation, task: &Task, drill: &SourceDrill) -> String {
     let rows: u64 = drill.tables.iter().filter_map(|table| table.rows_restored).sum();
     let tables = match drill.tables.len() {
         0 => String::new(),
@@ -276,13 +312,21 @@ fn say(invocation: &Invocation, task: &Task, drill: &SourceDrill) {
     let (name, size) = (named(invocation, task), format_size(drill.bytes_restored));
     let (restore, proof) = (seconds(drill.restore_time), seconds(drill.proof_time));
     let done = format!("{size}{tables}, restored in {restore:.1} s to {}, proof {proof:.1} s", drill.place);
-    let text = match drill.proof {
+    match drill.proof {
         Outcome::Equal => format!("{name}: equal ({done})"),
         Outcome::Different => {
             format!("{name}: NOT EQUAL, {} differences ({done})", format_count(drill.difference_count))
         }
         Outcome::Failed => format!("{name}: FAILED: {}", drill.failure.as_deref().unwrap_or_default()),
-    };
+    }
+}
+
+/// How the drill of a source went, as its result.
+fn say(invocation: &Invocation, task: &Task, drill: &SourceDrill) {
+    for note in &drill.notes {
+        invocation.output.note("drill.note", &format!("{}: {note}", drill.source));
+    }
+    let text = summary(invocation, task, drill);
     let level = if drill.proof == Outcome::Equal { LogLevel::Info } else { LogLevel::Error };
     if invocation.global.json {
         invocation.output.log(level, "drill.source", "", &text);

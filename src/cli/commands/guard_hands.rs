@@ -12,7 +12,7 @@ use crate::domain::system::Clock;
 use crate::domain::time_spec::timestamp_ns;
 use crate::domain::units::format_age;
 use crate::ops::cancel::Cancel;
-use crate::ops::guard::{Covered, Hands, NotBack, Plan, Unfit, UnfitKind};
+use crate::ops::guard::{self, Covered, Hands, NotBack, Plan, Unfit, UnfitKind};
 use crate::ops::in_place::{self, Context, Direction, Item, Place, Purpose, Request};
 use crate::ops::verify::{self, VerifyOptions, VerifyReport, VerifyScope};
 use crate::repository::snapshots::LoadedSnapshot;
@@ -35,6 +35,7 @@ fn unfit(failure: Failure) -> Unfit {
         ExitCode::GuardClosed => UnfitKind::Closed,
         ExitCode::NoSpace => UnfitKind::NoSpace,
         ExitCode::Locked => UnfitKind::Locked,
+        ExitCode::DrillFailed => UnfitKind::Unproved,
         ExitCode::Interrupted | ExitCode::Terminated => UnfitKind::Interrupted,
         ExitCode::NoSource | ExitCode::Usage | ExitCode::Refused => UnfitKind::Source,
         _ => UnfitKind::Repository,
@@ -51,6 +52,7 @@ pub(super) fn exit_of(kind: UnfitKind) -> ExitCode {
         UnfitKind::Repository => ExitCode::StorageUnavailable,
         UnfitKind::NoSpace => ExitCode::NoSpace,
         UnfitKind::Locked => ExitCode::Locked,
+        UnfitKind::Unproved => ExitCode::DrillFailed,
         UnfitKind::Interrupted => ExitCode::Interrupted,
     }
 }
@@ -86,6 +88,22 @@ impl ConfiguredHands<'_> {
         let options = VerifyOptions { sources, ..VerifyOptions::new(VerifyScope::Snapshots(vec![snapshot])) };
         let (clock, observer, cancel) = (&self.invocation.clock, self.invocation.observer(), &self.invocation.cancel);
         verify::run(&repository.reading, &catalog, &options, clock, observer, cancel).map_err(super::verify::failure_of)
+    }
+
+    /// Restores a snapshot into scratch things and compares: destructive tests run only once that it can be put back is
+    /// shown, not hoped.
+    fn drill(&self, snapshot: SnapshotId) -> Result<(), Failure> {
+        let repository = self.reread()?;
+        let snapshots = repository.snapshots()?;
+        let found = snapshots.iter().find(|loaded| loaded.snapshot.id == snapshot).ok_or_else(|| {
+            let message = format!("Snapshot {} is not there any more", snapshot.short());
+            Failure::new(ExitCode::SnapshotNotFound, "snapshot.not_found", message)
+        })?;
+        super::drill::prove_snapshot(self.invocation, &repository, &found.snapshot).map_err(|failure| {
+            // That it cannot even be restored is no better than that it comes back as something else.
+            let exit = if failure.exit == ExitCode::RolledBack { ExitCode::DrillFailed } else { failure.exit };
+            Failure { exit, ..failure }
+        })
     }
 
     /// A tree is put back as a whole, and what holdfast keeps in it is in no snapshot.
@@ -190,10 +208,13 @@ impl Hands for ConfiguredHands<'_> {
         Ok(snapshot.id)
     }
 
-    fn verify(&self, _plan: &Plan, snapshot: SnapshotId) -> Result<(), Unfit> {
+    fn verify(&self, plan: &Plan, snapshot: SnapshotId) -> Result<(), Unfit> {
         let report = self.prove(snapshot, Vec::new()).map_err(unfit)?;
         if !report.is_damaged() && report.streams_proved > 0 {
-            return Ok(());
+            return match plan.purpose {
+                guard::Purpose::Test => self.drill(snapshot).map_err(unfit),
+                guard::Purpose::Migration => Ok(()),
+            };
         }
         let message = format!("Snapshot {} cannot be read back as it was saved", snapshot.short());
         let causes = report.findings.iter().map(|f| format!("{} is {}: {}", f.object, f.problem, f.reason)).collect();

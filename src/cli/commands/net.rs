@@ -106,6 +106,19 @@ pub(super) fn server(invocation: &Invocation, source: &str, to: &str) -> Result<
     Ok((connection, backup::client_search(invocation, configured.pg_bin_dir.clone(), prefix)))
 }
 
+/// Where the client programs of a source are, for work that does not reach its server.
+///
+/// # Errors
+/// Exit code 2 when the configuration cannot be read.
+pub(super) fn local_search(invocation: &Invocation, source: &str) -> Result<ClientSearch, Failure> {
+    let configured = invocation.settings()?.sources.iter().find(|configured| configured.name == source);
+    let bin_dir = match configured.map(|source| &source.kind) {
+        Some(SourceKindSettings::Postgres(postgres)) => postgres.pg_bin_dir.clone(),
+        _ => None,
+    };
+    Ok(backup::client_search(invocation, bin_dir, Vec::new()))
+}
+
 impl Surroundings for Net<'_> {
     fn place(&self, planned: &PlannedItem) -> Result<Place, String> {
         match planned.kind {

@@ -63,7 +63,7 @@ pub(super) fn run(
         }
         (None, target) => {
             let folder = invocation.environment.directory.join(target.as_deref().unwrap_or(Path::new(".")));
-            let search = super::backup::client_search(invocation, None, Vec::new());
+            let search = net::local_search(invocation, &source.name)?;
             let means = ScriptMeans { processes: &invocation.processes, search: &search };
             let path = folder.join(script_name(&source.name, &args.tables));
             tables::into_script(&repository.reading, &wanted, &means, &path, observer, cancel)

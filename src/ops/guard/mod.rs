@@ -117,6 +117,8 @@ pub enum UnfitKind {
     Source,
     /// A source, or what was saved of it, is damaged.
     Damaged,
+    /// It was restored for proof and is not what was saved.
+    Unproved,
     /// The rules for production are not kept.
     Closed,
     /// The repository cannot be written.

@@ -429,7 +429,7 @@ mod tests {
         assert_eq!(made.entries, [1, 4, 5, 6, 7, 9, 10, 15, 17]);
         assert_eq!(made.made, [("TYPE".to_owned(), "public".to_owned(), "mood".to_owned())]);
         assert_eq!(made.missing, BTreeSet::new());
-        assert_eq!(made.notes.len(), 3, "{:?}", made.notes);
+        assert_eq!(made.notes.len(), 2, "{:?}", made.notes);
         assert!(made.notes.iter().any(|n| n.contains("to_customer") && n.contains("no table public.customers")));
         // Where all is there, all comes.
         let mut present = only_public();

@@ -128,6 +128,24 @@ impl Cluster {
         format!("host='{}' port={} user={user} dbname={database}", self.directory.path().display(), self.port)
     }
 
+    /// Makes a folder of client programs like the server's, but that `pg_restore` runs the script `fault` in the database
+    /// after it has restored.
+    pub(crate) fn programs_with_fault(&self, bin: &Path, fault: &Path) {
+        std::fs::create_dir(bin).unwrap();
+        for name in ["pg_dump", "pg_dumpall", "psql"] {
+            std::os::unix::fs::symlink(self.bin().join(name), bin.join(name)).unwrap();
+        }
+        let real = self.bin().display();
+        let script = format!(
+            "#!/bin/sh\n'{real}/pg_restore' \"$@\" || exit $?\nfor a; do case $a in --dbname=*) to=${{a#--dbname=}};; esac; done\n\
+             exec '{real}/psql' -q -v ON_ERROR_STOP=1 -f '{}' \"$to\" >/dev/null\n",
+            fault.display()
+        );
+        let wrapper = bin.join("pg_restore");
+        std::fs::write(&wrapper, script).unwrap();
+        std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
     /// A session as the superuser.
     pub(crate) fn session(&self, database: &str) -> ::postgres::Client {
         ::postgres::Client::connect(&self.url(database), ::postgres::NoTls).unwrap()

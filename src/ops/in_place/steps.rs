@@ -253,7 +253,15 @@ impl<'a> Run<'a> {
         }
         // What could not be removed is tried again by whoever comes next.
         if left.is_empty() {
-            self.finish(Ending::Restored, None)?;
+            match self.finish(Ending::Restored, None) {
+                Ok(()) => {}
+                Err(error @ Error::TakenOver { .. }) => return Err(error),
+                // The new is in its place, verified, and the old is gone: there is nothing left to fail.
+                Err(error) => self.warn(&format!(
+                    "All is restored and verified. That it is so cannot be written down: {error}; the next restore or \
+                     rollback does it"
+                )),
+            }
         }
         let places = self.plan.items.iter().map(|item| (item.source.clone(), item.place.clone())).collect();
         Ok(Outcome { act: self.id, snapshot: self.plan.snapshot, places, safety: self.safety, left })

@@ -131,7 +131,7 @@ pub enum TablesError {
         reason: String,
         /// Why they could not be removed.
         #[source]
-        source: TargetError,
+        source: Box<TargetError>,
     },
     /// The proof could say nothing; what was restored was removed again.
     #[error(transparent)]
@@ -265,7 +265,7 @@ fn take_back(connection: &Connection, plan: &Plan, error: TablesError) -> Tables
                 other => other.to_string(),
             };
             let names = plan.tables.iter().map(full).collect();
-            TablesError::Left { target: connection.without_password(), names, reason, source }
+            TablesError::Left { target: connection.without_password(), names, reason, source: Box::new(source) }
         }
     }
 }

@@ -186,17 +186,18 @@ impl From<database::TargetError> for Failure {
                 .hint("name another one, or remove it yourself; nothing was touched"),
             TargetError::Client(_) => match error {
                 // The server restored into could not be used: nothing was touched.
-                TargetError::Client(source) => {
-                    let failure = Self::from(source);
-                    let exit = if failure.exit == ExitCode::NoSource { ExitCode::RolledBack } else { failure.exit };
-                    Self { exit, ..failure }
-                }
-                _ => of(ExitCode::RolledBack, "target.client"),
+                TargetError::Client(source) => Self::from(source),
+                _ => of(ExitCode::NoSource, "target.client"),
             },
             TargetError::Path { source, .. } if is_no_space(source) => {
                 of(ExitCode::NoSpace, "target.no_space").hint("free space there and run the restore again")
             }
+            TargetError::Path { operation: "create a file in", .. } => of(ExitCode::Refused, "target.path")
+                .hint("name a place in a directory that exists and that this user can write; nothing was touched"),
             TargetError::Path { .. } => of(ExitCode::RolledBack, "target.path"),
+            TargetError::Server { operation: "create database", removed: true, .. } => {
+                of(ExitCode::Refused, "target.server").hint("nothing was touched")
+            }
             TargetError::Server { target, removed, .. } => {
                 of(rolled_back(*removed), "target.server").hint(what_is_left(*removed, target))
             }

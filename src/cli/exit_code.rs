@@ -57,13 +57,16 @@ pub const TABLE: [(ExitCode, &str); 23] = [
     (ExitCode::Success, "success"),
     (ExitCode::Failed, "failed, nothing more specific"),
     (ExitCode::Usage, "usage or configuration error"),
-    (ExitCode::Incomplete, "done, but incomplete: some source data unreadable, some snapshots not removed"),
+    (
+        ExitCode::Incomplete,
+        "done, but incomplete: some source data unreadable or suspect, some files not imported, some snapshots not removed",
+    ),
     (ExitCode::HealthWarning, "health warning"),
     (ExitCode::HealthError, "health error, or no backups at all"),
     (ExitCode::NoRepository, "no repository"),
-    (ExitCode::Locked, "locked"),
+    (ExitCode::Locked, "locked, or another run saves the same source"),
     (ExitCode::WrongSecret, "wrong password or key"),
-    (ExitCode::Damaged, "integrity error: damaged data found (by any command)"),
+    (ExitCode::Damaged, "integrity error: damaged data found (by any command, also where a second copy served)"),
     (
         ExitCode::NoSource,
         "no source could be read (database down, client missing or too old, dump or command failed, empty stdin)",
@@ -71,10 +74,10 @@ pub const TABLE: [(ExitCode, &str); 23] = [
     (ExitCode::StorageUnavailable, "storage unreachable or refused"),
     (ExitCode::NoSpace, "no space"),
     (ExitCode::NeedsConfirmation, "confirmation needed but no terminal"),
-    (ExitCode::GuardClosed, "guard closed or held by someone else"),
+    (ExitCode::GuardClosed, "guard closed, or held by someone else; or production without a fresh verified snapshot"),
     (ExitCode::DrillFailed, "drill failed: restored, but proof does not match"),
     (ExitCode::SnapshotNotFound, "snapshot not found or prefix ambiguous"),
-    (ExitCode::RolledBack, "restore failed, target rolled back"),
+    (ExitCode::RolledBack, "restore failed, target rolled back: what was there before is in its place"),
     (ExitCode::NotRolledBack, "restore failed, target NOT rolled back"),
     (
         ExitCode::GuardedCommandFailed,
@@ -82,7 +85,8 @@ pub const TABLE: [(ExitCode, &str); 23] = [
     ),
     (
         ExitCode::Refused,
-        "refused, nothing touched: target not empty or existing, repository already initialised or of another version",
+        "refused, nothing touched: target not empty or existing, repository already initialised or of another version, \
+         snapshot pinned or the last good one",
     ),
     (ExitCode::Interrupted, "interrupted (SIGINT), cleaned up"),
     (ExitCode::Terminated, "terminated (SIGTERM), cleaned up"),
@@ -156,5 +160,13 @@ mod tests {
             assert_eq!(code.meaning(), *meaning);
         }
         assert!(table_text().contains("\n   20  snapshot not found or prefix ambiguous\n"));
+    }
+
+    #[test]
+    fn the_readme_says_the_same() {
+        let readme = include_str!("../../README.md");
+        for (code, meaning) in TABLE {
+            assert!(readme.contains(&format!("\n| {} | {meaning} |\n", code.code())), "{}", code.code());
+        }
     }
 }

@@ -165,7 +165,11 @@ impl Invocation {
     /// # Errors
     /// When the terminal cannot be read.
     pub(crate) fn ask_or_end(&self, question: &str) -> Result<Option<String>, Failure> {
-        self.output.ask_or_end(question, &mut std::io::stdin().lock()).map_err(|error| {
+        let mut input = std::io::BufReader::new(Answers { cancel: &self.cancel });
+        let answer = self.output.ask_or_end(question, &mut input);
+        // The line of the question ends here.
+        self.cancel.check().inspect_err(|_| self.output.talk(""))?;
+        answer.map_err(|error| {
             Failure::new(ExitCode::Failed, "terminal", "Cannot read an answer from the terminal").caused_by(&error)
         })
     }
@@ -175,9 +179,7 @@ impl Invocation {
     /// # Errors
     /// When the terminal cannot be read.
     pub(crate) fn ask(&self, question: &str) -> Result<String, Failure> {
-        self.output.ask(question, &mut std::io::stdin().lock()).map_err(|error| {
-            Failure::new(ExitCode::Failed, "terminal", "Cannot read an answer from the terminal").caused_by(&error)
-        })
+        Ok(self.ask_or_end(question)?.unwrap_or_default())
     }
 
     /// Begins the log of the run. Arguments are not logged: nobody knows what is in them.
@@ -211,6 +213,30 @@ impl Invocation {
         let text = format!("ended with exit code {} ({}) after {seconds:.1} s", exit.code(), exit.meaning());
         self.output.log(LogLevel::Info, "run.end", "", &text);
         exit
+    }
+}
+
+/// Standard input while a question is open: a signal ends the waiting. A terminal gives one line at a time, so nothing
+/// that belongs to the next question is read ahead.
+struct Answers<'a> {
+    cancel: &'a Cancel,
+}
+
+impl std::io::Read for Answers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        const SLICE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        let stdin = rustix::stdio::stdin();
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(std::io::Error::other("interrupted"));
+            }
+            match poll(&mut [PollFd::from_borrowed_fd(stdin, PollFlags::IN)], Some(&SLICE)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(rustix::io::read(stdin, buffer)?),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 

@@ -223,7 +223,7 @@ pub fn open_functions(connection: &Connection, role: &str) -> Result<String, Tar
 
 /// The options of a `CREATE DATABASE` that decide how text is stored and compared, as ` KEY = 'value'` pairs. Keys that
 /// are not on the list, and values that are more than a word, are left out: the statement comes from a dump.
-fn database_options(definition: &str) -> String {
+pub(super) fn database_options(definition: &str) -> String {
     const KEYS: [&str; 9] = [
         "ENCODING",
         "LOCALE_PROVIDER",

@@ -188,7 +188,7 @@ fn a_guard_by_hand_is_alone_until_it_is_closed() {
     guarded.is_new();
     guarded.guard(&["rollback", "v1", "--yes"]).good();
     guarded.is_old();
-    guarded.guard(&["complete", "v1"]).failed(24, "rolled-back");
+    guarded.guard(&["complete", "v1"]).failed(18, "closed already: rolled-back");
     guarded.guard(&["rollback", "nobody", "--yes"]).failed(24, "nobody");
 
     // By force: asked for first, then closed; what was done stays.

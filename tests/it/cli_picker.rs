@@ -1,11 +1,40 @@
 //! A snapshot is chosen from a list on a terminal, and only there.
 
 use crate::support::program::Place;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Stdio;
 
 /// Runs on a terminal of its own, with these lines typed. Returns what was shown, and the exit code.
 fn on_terminal(place: &Place, args: &[&str], typed: &str) -> (String, i32) {
+    let mut child = begin(place, args);
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code().unwrap())
+}
+
+/// As above, but nothing is typed before a text is shown.
+pub(crate) fn on_terminal_slowly(place: &Place, args: &[&str], question: &str, typed: &str) -> (String, i32) {
+    let mut child = begin(place, args);
+    let (mut shown, mut buffer) = (Vec::new(), [0u8; 4096]);
+    let (mut stdout, mut stdin) = (child.stdout.take().unwrap(), child.stdin.take());
+    loop {
+        match stdout.read(&mut buffer).unwrap() {
+            0 => break,
+            n => shown.extend_from_slice(&buffer[..n]),
+        }
+        if String::from_utf8_lossy(&shown).contains(question)
+            && let Some(mut stdin) = stdin.take()
+        {
+            stdin.write_all(typed.as_bytes()).unwrap();
+            // Closing it would end the input of the terminal, which is an answer of its own.
+            std::mem::forget(stdin);
+        }
+    }
+    let code = child.wait().unwrap().code().unwrap();
+    (String::from_utf8_lossy(&shown).into_owned(), code)
+}
+
+fn begin(place: &Place, args: &[&str]) -> std::process::Child {
     let program = place.command(args);
     let words: Vec<String> = std::iter::once(program.get_program())
         .chain(program.get_args())
@@ -15,10 +44,7 @@ fn on_terminal(place: &Place, args: &[&str], typed: &str) -> (String, i32) {
     let mut script = std::process::Command::new("script");
     script.args(["-qec", &words.join(" "), "/dev/null"]).env_clear().current_dir(place.path(""));
     script.envs(command.env("SHELL", "/bin/sh").env("TERM", "dumb").get_envs().filter_map(|(k, v)| Some((k, v?))));
-    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code().unwrap())
+    script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod cli_restore_table;
 mod cli_settings;
 mod cli_suspect;
 mod cli_two_runs;
+mod cli_way_back;
 mod damage;
 mod damage_repair;
 mod fuzz_corpus;

@@ -2,7 +2,7 @@
 
 use crate::support::pg::Cluster;
 use holdfast::source::postgres::connect::{Connection, LibpqEnvironment};
-use holdfast::target::replace::postgres::PostgresReplacement;
+use holdfast::target::replace::postgres::{Dumped, PostgresReplacement};
 use holdfast::target::replace::{Error, Replace, State};
 
 const ACT: &str = "0123456789abcdef";
@@ -87,9 +87,9 @@ fn an_empty_place_is_empty_again() {
     let cluster = Cluster::start();
     assert!(!PostgresReplacement::exists(&place(&cluster)).unwrap());
     let replacement = PostgresReplacement::new(place(&cluster), ACT, false);
-    replacement.create_new().unwrap();
+    replacement.create_new(&Dumped::default()).unwrap();
     cluster.sql(NEW, "create table what as select 'new'::text w");
-    replacement.finish_new().unwrap();
+    replacement.finish_new(&Dumped::default()).unwrap();
     for _ in 0..2 {
         assert_eq!(replacement.state().unwrap(), State::Staged);
         replacement.swap().unwrap();
@@ -101,7 +101,7 @@ fn an_empty_place_is_empty_again() {
     replacement.discard_new().unwrap();
     assert_eq!((replacement.state().unwrap(), there(&cluster).len()), (State::Untouched, 0));
     // Somebody else was faster.
-    replacement.create_new().unwrap();
+    replacement.create_new(&Dumped::default()).unwrap();
     cluster.sql("postgres", "create database app");
     assert!(replacement.swap().is_err());
     replacement.discard_new().unwrap();

@@ -52,10 +52,10 @@ pub(super) fn failure_of(invocation: &Invocation, error: Error) -> Failure {
         Error::TakenOver { name } => of(ExitCode::GuardClosed, "guard.taken_over")
             .hint(format!("`holdfast guard history` shows what became of {name}")),
         Error::NotOpen { ended, .. } => {
-            let failure = of(ExitCode::Refused, "guard.not_open");
             let failure = match ended {
-                Some(ended) => failure.cause(format!("the newest of that name is closed: {}", ended.as_str())),
-                None => failure,
+                Some(ended) => of(ExitCode::GuardClosed, "guard.not_open")
+                    .cause(format!("the newest of that name is closed already: {}", ended.as_str())),
+                None => of(ExitCode::Refused, "guard.not_open"),
             };
             failure.hint("`holdfast guard status` shows what is open")
         }

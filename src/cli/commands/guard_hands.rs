@@ -200,7 +200,11 @@ impl Hands for ConfiguredHands<'_> {
             let saved = net.save_as(&items, plan.purpose.class(), tags);
             saved.map_err(super::in_place_errors::save_failure)
         };
-        let snapshot = save().map_err(unfit)?;
+        let snapshot = save().map_err(|failure| match self.invocation.cancel.is_cancelled() {
+            // Whatever a program said that was ended with us.
+            true => unfit(Failure::interrupted(ExitCode::Interrupted)),
+            false => unfit(failure),
+        })?;
         if let Some(reason) = &snapshot.suspect {
             let message = format!("What is saved looks wrong, and may be so already: {reason}");
             self.invocation.output.warning("guard.suspect", None, "", &message);

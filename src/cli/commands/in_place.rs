@@ -105,13 +105,23 @@ fn show(invocation: &Invocation, request: &Request<'_>) -> Result<usize, Failure
         existing += usize::from(what != "nothing is there yet");
         let text = format!("  {} -> {} ({what})", item.source, item.place.shown());
         invocation.output.note("restore.place", &text);
+        let users = item.place.users();
+        if !users.is_empty() && !request.service {
+            let text = format!("    its sessions will be ended: {}", users.join(", "));
+            invocation.output.note("restore.sessions", &text);
+        }
     }
     let mut after = Vec::new();
-    if !request.safety && existing > 0 {
-        after.push("what is there now is NOT saved first".to_owned());
-    }
     if request.service {
-        after.push("the application is stopped and started again".to_owned());
+        after.push("the application is stopped first and started again");
+    }
+    match (request.safety, request.service) {
+        _ if existing == 0 => {}
+        (false, _) => after.push("what is there now is NOT saved first: there will be no way back"),
+        (true, true) => {}
+        (true, false) => after.push(
+            "no [service] is stopped: what is written after the safety snapshot and before the swap will be lost",
+        ),
     }
     if !after.is_empty() {
         invocation.output.note("restore.plan", &format!("  {}", after.join("; ")));
@@ -186,9 +196,14 @@ fn print(invocation: &Invocation, outcome: &Outcome) {
     let text = format!("restored {} to {}", outcome.snapshot.short(), places.join(", "));
     if !invocation.global.json {
         invocation.output.note("restore.summary", &text);
-        if let Some(safety) = outcome.safety {
-            let text = format!("`holdfast rollback` brings back what was there, saved as {}", safety.short());
-            invocation.output.note("restore.way_back", &text);
+        match outcome.safety {
+            Some(safety) => {
+                let tz = &invocation.environment.time_zone;
+                let when = outcome.safety_ns.map_or_else(String::new, |ns| format!(" of {}", format_local(ns, tz)));
+                let text = format!("`holdfast rollback` brings back what was there: snapshot {}{when}", safety.short());
+                invocation.output.note("restore.way_back", &text);
+            }
+            None => invocation.output.note("restore.way_back", "what was there before was not saved"),
         }
     }
 }
@@ -215,7 +230,7 @@ pub(super) fn heal(
                 };
                 invocation.output.note("restore.healed", &text);
             }
-            Err(Error::RolledBack { source, .. }) => {
+            Err(Error::RolledBack { source, stopped: None, .. }) => {
                 let text = format!("{began}; it could not be completed and was rolled back: {source}");
                 invocation.output.warning("restore.healed", None, "", &text);
             }
@@ -226,7 +241,9 @@ pub(super) fn heal(
     let mut failed = None;
     for one in healed {
         match one.result {
-            Err(error) if !matches!(error, Error::RolledBack { .. }) => failed = Some(failure_of(error)),
+            Err(error) if !matches!(error, Error::RolledBack { stopped: None, .. }) => {
+                failed = Some(failure_of(error));
+            }
             result => rest.push(Healed { result, ..one }),
         }
     }

@@ -2,7 +2,10 @@
 
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
-use crate::ops::in_place::{self, Concern, Error};
+use crate::ops::in_place::{self, Concern, Error, Step};
+
+/// The hint where what is there cannot be saved.
+const NO_SAFETY: &str = "--no-safety restores without saving what is there";
 
 pub(super) fn trouble_failure(exit: ExitCode, trouble: &in_place::Trouble) -> Failure {
     let exit = if trouble.is_interruption() { ExitCode::Interrupted } else { exit };
@@ -44,9 +47,25 @@ pub(super) fn failure_of(error: Error) -> Failure {
             failure.hint("nothing was touched; `--check` tests everything again")
         }
         Error::Untouched { source, .. } => untouched(message, *source),
-        Error::RolledBack { source, act, left, .. } => {
-            let exit = if source.is_interruption() { ExitCode::Interrupted } else { ExitCode::RolledBack };
-            let failure = with_causes(Failure::new(exit, "restore.rolled_back", message), &source);
+        Error::RolledBack { step, source, act, left, stopped } => {
+            let mut failure = with_causes(Failure::new(ExitCode::RolledBack, "restore.rolled_back", message), &source);
+            if matches!(*source, in_place::Trouble::Safety(_)) {
+                failure = failure.hint(NO_SAFETY);
+            }
+            if source.is_interruption() {
+                failure.exit = ExitCode::Interrupted;
+            } else if step < Step::Swap
+                && let Some(exit) = exit_of(*source)
+            {
+                // Nothing had left its place: the cause says more.
+                failure.exit = exit;
+            }
+            let failure = match stopped {
+                Some(reason) => failure
+                    .cause(format!("the application does not run: {reason}"))
+                    .hint("start it, or run `holdfast rollback`, which tries again; the data is as it was before"),
+                None => failure,
+            };
             let beside =
                 |failure: Failure, left: String| failure.cause(format!("left beside, for the next run: {left}"));
             let failure = left.into_iter().fold(failure, beside);
@@ -76,19 +95,34 @@ fn untouched(message: String, trouble: in_place::Trouble) -> Failure {
     use crate::ops::in_place::Trouble;
     let hint = "nothing was touched";
     match trouble {
-        Trouble::Safety(error) => {
-            save_failure(error).hint(hint).hint("--no-safety restores without saving what is there")
-        }
+        Trouble::Safety(error) => save_failure(error).hint(hint).hint(NO_SAFETY),
         Trouble::Repository(error) => Failure::from(error).hint(hint),
         other => {
-            let exit = match &other {
-                _ if other.is_interruption() => ExitCode::Interrupted,
-                Trouble::Replace(crate::target::replace::Error::Client(_)) => ExitCode::NoSource,
-                _ => ExitCode::Refused,
-            };
-            with_causes(Failure::new(exit, "restore.untouched", message), &other).hint(hint)
+            let mut failure = with_causes(Failure::new(ExitCode::Refused, "restore.untouched", message), &other);
+            if other.is_interruption() {
+                failure.exit = ExitCode::Interrupted;
+            } else if let Some(exit) = exit_of(other) {
+                failure.exit = exit;
+            }
+            failure.hint(hint)
         }
     }
+}
+
+/// The exit code of a cause that has one of its own.
+fn exit_of(trouble: in_place::Trouble) -> Option<ExitCode> {
+    use crate::ops::in_place::Trouble;
+    let exit = match trouble {
+        Trouble::Repository(error) => Failure::from(error).exit,
+        Trouble::Restore(error) => super::restore::failure_of(error, std::path::Path::new("")).exit,
+        Trouble::Replace(error) => Failure::from(error).exit,
+        Trouble::Safety(error) => save_failure(error).exit,
+        Trouble::Proof { .. } | Trouble::Unproved(_) | Trouble::Program { .. } | Trouble::Unreachable { .. } => {
+            return None;
+        }
+        Trouble::Interrupted => ExitCode::Interrupted,
+    };
+    Some(exit).filter(|exit| !matches!(exit, ExitCode::RolledBack | ExitCode::NotRolledBack | ExitCode::Failed))
 }
 
 /// What is there now could not be saved.

@@ -221,8 +221,8 @@ pub(super) fn failure_of(error: Error, target: &Path) -> Failure {
             Error::Target(error) => Failure::from(error),
             _ => Failure::new(ExitCode::Failed, "restore", "The restore failed"),
         },
-        Error::Unusable { .. } => of(ExitCode::RolledBack, "target.unusable")
-            .hint("name a directory that can be made, and written, by this user"),
+        Error::Unusable { .. } => of(ExitCode::Refused, "target.unusable")
+            .hint("name a directory that can be made, and written, by this user; nothing was touched"),
         Error::NotADirectory { .. } => {
             of(ExitCode::Refused, "target.exists").hint("name a new or empty directory; nothing was touched")
         }

@@ -16,10 +16,11 @@ use crate::ops::in_place::{Context, Direction, Ending, Entry, Healed, Item, Mend
 use crate::ops::restore::Selection;
 use crate::repository::acts::{self, Story};
 
-/// A restore that ended well and saved what was there before.
+/// A restore that ended well.
 struct Past {
     finished_ns: i64,
-    safety: SnapshotId,
+    /// What was there before, if it was saved.
+    safety: Option<SnapshotId>,
     plan: Plan,
 }
 
@@ -48,12 +49,12 @@ pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<E
         None => default_rollback(invocation, &repository, &past, &args.in_place)?,
     };
     let selection = Selection { sources: args.scope.sources.clone(), ..Selection::default() };
-    let of_act = past.iter().find(|past| past.safety == chosen.id).map(|past| &past.plan);
+    let of_act = past.iter().find(|past| past.safety == Some(chosen.id)).map(|past| &past.plan);
     let named = args.in_place.env.clone().or_else(|| of_act.and_then(|plan| plan.environment.clone()));
     let environment = environment(settings, named.as_deref())?;
     let items = match of_act {
         // Back to exactly the places that the restore had replaced.
-        Some(plan) => items_of(&context, plan, &selection)?,
+        Some(plan) => items_of(invocation, &context, plan, &selection)?,
         None => items(invocation, &repository, &chosen, &selection, None, environment)?,
     };
     let intent = Intent {
@@ -67,7 +68,7 @@ pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<E
     go(invocation, &repository, &context, &args.in_place, &intent)
 }
 
-/// Finished restores of this repository with a snapshot of what was there before, newest first.
+/// Finished restores of this repository, newest first.
 fn last_restores(context: &Context<'_>) -> Result<Vec<Past>, Failure> {
     let recorder = &context.recorder;
     let stories = acts::list(recorder.store, recorder.keys, Some(ActKind::Restore))?.stories;
@@ -75,7 +76,7 @@ fn last_restores(context: &Context<'_>) -> Result<Vec<Past>, Failure> {
         let last = Entry::of(story.last())?;
         let finished_ns = story.last().time_ns;
         let good = last.ending == Some(Ending::Restored) || last.state == Step::Settle;
-        Some(Past { finished_ns, safety: last.safety.filter(|_| good)?, plan: last.plan })
+        good.then_some(Past { finished_ns, safety: last.safety, plan: last.plan })
     };
     let of_host = stories.iter().filter(|story| story.first().host == recorder.owner.host);
     let mut found: Vec<Past> = of_host.filter_map(of_story).collect();
@@ -91,20 +92,14 @@ fn default_rollback(
 ) -> Result<Snapshot, Failure> {
     let snapshots = repository.snapshots()?;
     let tz = &invocation.environment.time_zone;
-    let wanted = |plan: &Plan| args.env.is_none() || plan.environment == args.env;
-    let undone = past.iter().filter(|past| wanted(&past.plan)).find_map(|past| {
-        let found = snapshots.iter().find(|loaded| loaded.snapshot.id == past.safety)?;
-        Some((past, &found.snapshot))
-    });
-    if let Some((past, snapshot)) = undone {
-        let text = format!(
-            "this undoes the restore of {} at {} by its safety snapshot {}",
-            past.plan.snapshot.short(),
-            format_local(past.finished_ns, tz),
-            snapshot.id.short()
-        );
+    let mut wanted = past.iter().filter(|past| args.env.is_none() || past.plan.environment == args.env);
+    if let Some(past) = wanted.next() {
+        let which = format!("the restore of {} at {}", past.plan.snapshot.short(), format_local(past.finished_ns, tz));
+        let saved = past.safety.and_then(|id| snapshots.iter().find(|loaded| loaded.snapshot.id == id));
+        let Some(saved) = saved else { return Err(no_way_back(past, &which, wanted.find_map(|older| older.safety))) };
+        let text = format!("this undoes {which} by its safety snapshot {}", saved.snapshot.id.short());
         invocation.output.note("rollback.chosen", &text);
-        return Ok(snapshot.clone());
+        return Ok(saved.snapshot.clone());
     }
     let host = &invocation.environment.host;
     let before = |snapshot: &&Snapshot| {
@@ -124,14 +119,47 @@ fn default_rollback(
     Ok(snapshot.clone())
 }
 
+/// Why the last restore cannot be undone. The one before it is not undone in its stead: that would be another state than
+/// the one that is asked for.
+fn no_way_back(past: &Past, which: &str, older: Option<SnapshotId>) -> Failure {
+    let of = |message: String| Failure::new(ExitCode::SnapshotNotFound, "rollback.no_way_back", message);
+    let there: Vec<&str> = past.plan.items.iter().filter(|item| item.existed).map(|item| item.place.as_str()).collect();
+    let failure = match past.safety {
+        Some(id) => of(format!("The last restore cannot be undone: its safety snapshot {} is gone", id.short()))
+            .hint(format!("`holdfast undelete {}` may bring it back", id.short())),
+        None if there.is_empty() => {
+            let places: Vec<&str> = past.plan.items.iter().map(|item| item.place.as_str()).collect();
+            of("There is nothing to go back to: nothing was there before the last restore".to_owned())
+                .hint(format!("to undo it, remove what it made: {}", places.join(", ")))
+        }
+        None => of("The last restore cannot be undone: what was there before it was not saved".to_owned()),
+    };
+    let failure = failure.cause(format!("it was {which}")).hint("name a snapshot: `holdfast snapshots` lists them");
+    match older {
+        Some(older) => failure.hint(format!("`holdfast rollback {}` undoes the one before it, too", older.short())),
+        None => failure,
+    }
+}
+
 /// The places of an earlier restore.
-fn items_of(context: &Context<'_>, plan: &Plan, selection: &Selection) -> Result<Vec<Item>, Failure> {
-    let wanted = plan
-        .items
-        .iter()
-        .filter(|item| item.existed && (selection.sources.is_empty() || selection.sources.contains(&item.source)));
+fn items_of(
+    invocation: &Invocation,
+    context: &Context<'_>,
+    plan: &Plan,
+    selection: &Selection,
+) -> Result<Vec<Item>, Failure> {
+    let wanted =
+        plan.items.iter().filter(|item| selection.sources.is_empty() || selection.sources.contains(&item.source));
     let mut items = Vec::new();
     for planned in wanted {
+        if !planned.existed {
+            let text = format!(
+                "{} did not exist before that restore and stays as it is: remove it if it is not wanted",
+                planned.place
+            );
+            invocation.output.warning("rollback.stays", Some(&planned.source), "", &text);
+            continue;
+        }
         let mut place = context.surroundings.place(planned).map_err(|reason| {
             Failure::new(ExitCode::Refused, "place.unreachable", format!("{} cannot be reached", planned.place))
                 .cause(reason)

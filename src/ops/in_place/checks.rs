@@ -3,13 +3,13 @@
 use super::record::{Plan, Purpose, Standing, Step};
 use super::{Context, Error, Item, Place, Request, Trouble, heal};
 use crate::catalog::Catalog;
-use crate::domain::act::Whereabouts;
+use crate::domain::act::{ActKind, Whereabouts};
 use crate::domain::entry::EntryKind;
 use crate::domain::id::ActId;
 use crate::domain::snapshot::{SourceKind, SourceRecord, StreamRole};
 use crate::domain::time_spec::ns_timestamp;
 use crate::domain::units::{format_count, format_size};
-use crate::ops::proof::{Expected, Facts, Leave};
+use crate::ops::proof::{Expected, Leave};
 use crate::ops::restore::{self, staged};
 use crate::ops::verify::{self, VerifyError, VerifyOptions, VerifyScope};
 use crate::repository::act_claims;
@@ -161,12 +161,13 @@ fn postgres(
     checks: &mut Vec<Check>,
 ) -> Result<(), Trouble> {
     let subject = connection.without_password();
-    let facts = facts(context, source)?;
+    let contents = contents(context, source)?;
+    let facts = contents.facts();
     let needs = Needs {
         server_version: source.server_version.as_deref(),
-        roles: facts.owners.into_iter().collect(),
-        extensions: facts.extensions,
-        tablespaces: facts.tablespaces.into_iter().collect(),
+        roles: facts.owners.union(&facts.grantees).cloned().collect(),
+        extensions: facts.extensions.clone(),
+        tablespaces: facts.tablespaces.iter().cloned().collect(),
     };
     let found = match PostgresReplacement::examine(connection, &needs) {
         Ok(found) => found,
@@ -193,17 +194,17 @@ fn postgres(
     Ok(())
 }
 
-/// What the table of contents of the dump says that it needs; nothing for a dump that cannot be read.
-fn facts(context: &Context<'_>, source: &SourceRecord) -> Result<Facts, Trouble> {
-    let Some(stream) = source.streams.iter().find(|s| s.role == StreamRole::Data) else { return Ok(Facts::default()) };
+/// The table of contents of the dump; empty for a dump that cannot be read.
+pub(super) fn contents(context: &Context<'_>, source: &SourceRecord) -> Result<Expected, Trouble> {
     let mut expected = Expected::new(source, context.recorder.random, Leave::default());
+    let Some(stream) = source.streams.iter().find(|s| s.role == StreamRole::Data) else { return Ok(expected) };
     let copied = context.reading.copy_stream(stream, |bytes| {
         expected.feed(bytes);
         // The rest is data.
         if expected.facts().contents_end.is_some() { Err(()) } else { Ok(()) }
     });
     match copied {
-        Ok(()) | Err(CopyError::Sink(())) => Ok(expected.facts().clone()),
+        Ok(()) | Err(CopyError::Sink(())) => Ok(expected),
         Err(CopyError::Repository(error)) => Err(error.into()),
     }
 }
@@ -365,12 +366,25 @@ fn guards(context: &Context<'_>, plan: &Plan) -> Result<(), Error> {
     Ok(())
 }
 
+/// The part of a guard's entry that holds its name.
+#[derive(serde::Deserialize)]
+struct Named {
+    plan: NamedPlan,
+}
+
+#[derive(serde::Deserialize)]
+struct NamedPlan {
+    name: String,
+}
+
 fn holder(story: &Story) -> String {
     let owner = story.last().owner();
     let since = ns_timestamp(story.first().time_ns).strftime("%Y-%m-%d %H:%M:%S UTC");
     let (kind, act, state) = (story.kind.as_str(), story.id.short(), story.last().state());
-    format!(
-        "{kind} {act} of {} on {}, process {}, since {since}, at step {state}",
-        owner.user, owner.host, owner.process
-    )
+    // People know a guard by its name.
+    let name = match story.last().read::<Named>() {
+        Ok(named) if story.kind == ActKind::Guard => format!("{kind} {} (act {act})", named.plan.name),
+        _ => format!("{kind} {act}"),
+    };
+    format!("{name} of {} on {}, process {}, since {since}, at step {state}", owner.user, owner.host, owner.process)
 }

@@ -105,7 +105,7 @@ fn mend(context: &Context<'_>, story: &Story, standing: Standing, direction: Dir
     }
     let mut run = Run::of(context, act, last.plan, items, last.safety, reached)?;
     match last.state {
-        Step::Prerequisites | Step::Safety => {
+        Step::Prerequisites | Step::ServiceStop | Step::Safety if run.has_begun_nothing() => {
             run.finish(Ending::Refused, Some("the run was cut short".to_owned()))?;
             Ok(Mended::Untouched)
         }
@@ -117,7 +117,7 @@ fn mend(context: &Context<'_>, story: &Story, standing: Standing, direction: Dir
             }
         }
         _ => match run.back(Trouble::Interrupted) {
-            Error::RolledBack { .. } => Ok(Mended::RolledBack),
+            Error::RolledBack { stopped: None, .. } => Ok(Mended::RolledBack),
             other => Err(other),
         },
     }

@@ -1,7 +1,7 @@
 //! Restore in place: what a snapshot holds takes the place of what is there, in seven steps that are written down
 //! before they begin, with a way back.
 //!
-//! The line: prerequisites looked at -> what is there saved -> application stopped -> the new made beside the old and
+//! The line: prerequisites looked at -> application stopped -> what is there saved -> the new made beside the old and
 //! proved -> the new takes the place of the old -> application started -> the application's own check -> the old
 //! removed. Whatever fails before the last of these puts the old back.
 //!
@@ -174,6 +174,8 @@ pub struct Outcome {
     pub places: Vec<(String, String)>,
     /// The snapshot of what was there before.
     pub safety: Option<SnapshotId>,
+    /// When that was saved, nanoseconds since 1970 UTC; not known of a run that another process began.
+    pub safety_ns: Option<i64>,
     /// What could not be removed although it is not needed any more, with the reason. The next run tries again.
     pub left: Vec<String>,
 }
@@ -283,8 +285,8 @@ pub enum Error {
         /// Why.
         source: Box<Trouble>,
     },
-    /// It failed, and what was there before is back.
-    #[error("The restore failed at step {}, and what was there before is in its place again", .step.as_str())]
+    /// It failed, and what was there before is back, or never left its place.
+    #[error("The restore failed at step {}, and what was there before is in its place{}", .step.as_str(), if *.step < Step::Swap { "" } else { " again" })]
     RolledBack {
         /// The act.
         act: ActId,
@@ -294,6 +296,8 @@ pub enum Error {
         source: Box<Trouble>,
         /// What of the new could not be removed yet; the next run tries again.
         left: Vec<String>,
+        /// Why the application could not be started again; the next run tries that, too.
+        stopped: Option<String>,
     },
     /// It failed, and what was there before could not be put back.
     #[error("The restore failed at step {}, and what was there before could not be put back", .step.as_str())]

@@ -4,13 +4,13 @@ use super::{Context, Place, Trouble};
 use crate::domain::id::ActId;
 use crate::domain::snapshot::{Snapshot, SourceRecord};
 use crate::ops::observer::Event;
-use crate::ops::proof::{self, Expected, Leave, Proof, TreeOptions};
+use crate::ops::proof::{self, Aside, Expected, Leave, Proof, TreeOptions};
 use crate::ops::restore::database::{self, DatabaseReport, PostgresMeans};
 use crate::ops::restore::{self, staged};
 use crate::source::postgres::client::ClientSearch;
 use crate::target::files::Options as AttributeOptions;
 use crate::target::replace::carry::carry;
-use crate::target::replace::postgres::PostgresReplacement;
+use crate::target::replace::postgres::{Dumped, PostgresReplacement};
 use crate::target::replace::sqlite::SqliteReplacement;
 use crate::target::replace::tree::TreeReplacement;
 use crate::target::replace::{self, Replace};
@@ -62,6 +62,14 @@ impl Place {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
                 Err(source) => Err(replace::Error::Io { operation: "look at", path: path.clone(), source }),
             },
+        }
+    }
+
+    /// Who uses a database now, for people: sessions that a swap ends. None where that cannot be told.
+    pub fn users(&self) -> Vec<String> {
+        match self {
+            Self::Postgres { connection, .. } => PostgresReplacement::users(connection).unwrap_or_default(),
+            Self::Sqlite { .. } | Self::Tree { .. } => Vec::new(),
         }
     }
 
@@ -129,7 +137,17 @@ fn stage_postgres(
     search: &ClientSearch,
     replacement: &PostgresReplacement,
 ) -> Result<(), Trouble> {
-    replacement.create_new()?;
+    let aside = match place.exists() {
+        Ok(true) => Aside::default(),
+        _ => super::checks::contents(context, source)?.aside().clone(),
+    };
+    let dumped = Dumped {
+        definition: aside.database_definition,
+        owner: aside.database_owner,
+        tablespace: aside.database_tablespace,
+        statements: aside.database_statements,
+    };
+    let mut notes = replacement.create_new(&dumped)?;
     let staging = replacement.staging();
     let means = PostgresMeans { processes: context.processes, search, connection: &staging };
     let mut expected = Expected::new(source, context.recorder.random, Leave::default());
@@ -150,7 +168,12 @@ fn stage_postgres(
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(replacement.finish_new()?)
+    notes.extend(replacement.finish_new(&dumped)?);
+    for message in &notes {
+        let source = Some(source.name.as_str());
+        observer.event(&Event::Warning { code: "restore.database_properties", source, subject: "", message });
+    }
+    Ok(())
 }
 
 /// Compares the staged tree with the snapshot, name by name.

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 pub enum Step {
     /// Everything is looked at, nothing is touched.
     Prerequisites,
-    /// What is there now is saved.
-    Safety,
     /// The application is stopped.
     ServiceStop,
+    /// What is there now is saved. After the application was stopped: nothing that it wrote is missing.
+    Safety,
     /// The new is made beside the old, and proved.
     Restore,
     /// The new takes the place of the old.
@@ -38,8 +38,8 @@ impl Step {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Prerequisites => "prerequisites",
-            Self::Safety => "safety",
             Self::ServiceStop => "service-stop",
+            Self::Safety => "safety",
             Self::Restore => "restore",
             Self::Swap => "swap",
             Self::ServiceStart => "service-start",

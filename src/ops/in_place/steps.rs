@@ -23,18 +23,17 @@ pub fn run(context: &Context<'_>, request: &Request<'_>) -> Result<Outcome, Erro
         run.finish(Ending::Refused, Some(error.to_string()))?;
         return Err(error);
     }
-    let mut failed = checks::check(context, request).map_err(|trouble| run.untouched(Step::Prerequisites, trouble))?;
+    let checked = checks::check(context, request).and_then(|checks| Ok(context.cancel.check().map(|()| checks)?));
+    let mut failed = checked.map_err(|trouble| run.untouched(Step::Prerequisites, trouble))?;
     failed.retain(|check| !check.good);
     if !failed.is_empty() {
         let cause = failed.iter().map(|check| format!("{}: {}", check.subject, check.finding)).collect::<Vec<_>>();
         run.finish(Ending::Refused, Some(cause.join("; ")))?;
         return Err(Error::Unready { failed });
     }
-    if request.safety {
-        run.save().map_err(|trouble| run.untouched(Step::Safety, trouble))?;
-    }
-    match run.stop_and_stage().and_then(|()| run.swap_and_verify()) {
+    match run.forward(request.safety) {
         Ok(()) => run.settle(),
+        Err(trouble) if run.has_begun_nothing() => Err(run.untouched(run.reached, trouble)),
         Err(trouble) => Err(run.back(trouble)),
     }
 }
@@ -80,6 +79,8 @@ struct PutBack {
     problems: Vec<String>,
     /// What of the new could not be removed from beside the places.
     left: Vec<String>,
+    /// Why the application does not run, although everything is in its place.
+    stopped: Option<String>,
 }
 
 /// An act on its way.
@@ -92,6 +93,8 @@ pub(super) struct Run<'a> {
     replacements: Vec<Replacement>,
     snapshot: Option<Snapshot>,
     pub(super) safety: Option<SnapshotId>,
+    /// When that was saved, nanoseconds since 1970 UTC; not known of a run that another process began.
+    safety_ns: Option<i64>,
     /// The last step of the way forward that has begun.
     pub(super) reached: Step,
 }
@@ -115,15 +118,16 @@ impl<'a> Run<'a> {
         let id = act.id();
         let replacements: Result<Vec<_>, _> =
             items.iter().zip(&plan.items).map(|(item, p)| item.place.replacement(id, p.existed)).collect();
-        let (act, snapshot) = (Some(act), None);
-        match replacements {
-            Ok(replacements) => Ok(Self { context, id, act, plan, items, replacements, snapshot, safety, reached }),
-            Err(error) if reached <= Step::Safety => {
-                let mut run =
-                    Self { context, id, act, plan, items, replacements: Vec::new(), snapshot, safety, reached };
-                Err(run.untouched(reached, error.into()))
-            }
-            Err(error) => Err(Error::NotRolledBack {
+        let (replacements, failed) = match replacements {
+            Ok(replacements) => (replacements, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let (act, snapshot, safety_ns) = (Some(act), None, None);
+        let mut run = Self { context, id, act, plan, items, replacements, snapshot, safety, safety_ns, reached };
+        match failed {
+            None => Ok(run),
+            Some(error) if run.has_begun_nothing() => Err(run.untouched(reached, error.into())),
+            Some(error) => Err(Error::NotRolledBack {
                 act: id,
                 step: reached,
                 source: Box::new(error.into()),
@@ -132,6 +136,21 @@ impl<'a> Run<'a> {
                 safety,
             }),
         }
+    }
+
+    /// True while neither the application nor a place has been touched.
+    pub(super) fn has_begun_nothing(&self) -> bool {
+        self.reached < Step::ServiceStop || (self.reached <= Step::Safety && !self.plan.service)
+    }
+
+    /// Steps 2 to 7.
+    fn forward(&mut self, safety: bool) -> Result<(), Trouble> {
+        self.stop()?;
+        if safety {
+            self.save()?;
+        }
+        self.stage()?;
+        self.swap_and_verify()
     }
 
     /// Writes the next step down; it may begin when this returns.
@@ -174,7 +193,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Step 2.
+    /// Step 3.
     fn save(&mut self) -> Result<(), Trouble> {
         let there: Vec<Item> =
             self.items.iter().zip(&self.plan.items).filter(|(_, p)| p.existed).map(|(i, _)| i.clone()).collect();
@@ -182,10 +201,14 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         self.note(Step::Safety, None)?;
-        let saved = self.context.surroundings.save(&there)?;
+        let saved = match self.context.surroundings.save(&there) {
+            // Whatever a program said that was ended with us.
+            Err(_) if self.context.cancel.is_cancelled() => return Err(Trouble::Interrupted),
+            saved => saved?,
+        };
         let message = format!("what is there now is saved as {}", saved.id.short());
         self.context.observer.event(&Event::Note { code: "restore.safety", message: &message });
-        self.safety = Some(saved.id);
+        (self.safety, self.safety_ns) = (Some(saved.id), Some(saved.time_ns));
         Ok(())
     }
 
@@ -197,14 +220,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Steps 3 and 4.
-    fn stop_and_stage(&mut self) -> Result<(), Trouble> {
+    /// Step 2.
+    fn stop(&mut self) -> Result<(), Trouble> {
         self.context.cancel.check()?;
         if self.plan.service {
             self.note(Step::ServiceStop, None)?;
             let service = self.context.surroundings.service(self.plan.environment.as_deref());
             self.program("Stopping the application", service.stop.as_ref())?;
         }
+        Ok(())
+    }
+
+    /// Step 4.
+    fn stage(&mut self) -> Result<(), Trouble> {
+        self.context.cancel.check()?;
         self.note(Step::Restore, None)?;
         let Some(snapshot) = &self.snapshot else { return Err(Trouble::Interrupted) };
         for (item, replacement) in self.items.iter().zip(&self.replacements) {
@@ -264,7 +293,8 @@ impl<'a> Run<'a> {
             }
         }
         let places = self.plan.items.iter().map(|item| (item.source.clone(), item.place.clone())).collect();
-        Ok(Outcome { act: self.id, snapshot: self.plan.snapshot, places, safety: self.safety, left })
+        let (safety, safety_ns) = (self.safety, self.safety_ns);
+        Ok(Outcome { act: self.id, snapshot: self.plan.snapshot, places, safety, safety_ns, left })
     }
 
     /// Puts back what was there, whatever has been reached.
@@ -281,17 +311,21 @@ impl<'a> Run<'a> {
             Err(other) => self.warn(&format!("The rollback cannot be written down: {}", describe(&other))),
             Ok(()) => {}
         }
-        let PutBack { problems, left } = self.put_back(step);
-        if problems.is_empty() && left.is_empty() {
-            return match self.finish(Ending::RolledBack, Some(cause)) {
-                Err(error @ Error::TakenOver { .. }) => error,
-                _ => Error::RolledBack { act: self.id, step, source: Box::new(trouble), left },
-            };
-        }
+        let PutBack { problems, left, stopped } = self.put_back(step);
+        let (act, open) = (self.id, stopped.iter().chain(&left).cloned().collect::<Vec<String>>().join("; "));
         if problems.is_empty() {
-            // The act stays open, so that the next run removes what is left.
-            let _ = self.note(Step::RollbackFailed, Some(format!("{cause}; then {}", left.join("; "))));
-            return Error::RolledBack { act: self.id, step, source: Box::new(trouble), left };
+            let ended = match open.is_empty() {
+                true => self.finish(Ending::RolledBack, Some(cause)),
+                // The act stays open, so that the next run removes what is left and starts the application.
+                false => {
+                    let _ = self.note(Step::RollbackFailed, Some(format!("{cause}; then {open}")));
+                    Ok(())
+                }
+            };
+            return match ended {
+                Err(error @ Error::TakenOver { .. }) => error,
+                _ => Error::RolledBack { act, step, source: Box::new(trouble), left, stopped },
+            };
         }
         let _ = self.note(Step::RollbackFailed, Some(format!("{cause}; then {}", problems.join("; "))));
         let places = self.replacements.iter().zip(&self.plan.items).map(|(r, planned)| heal::where_is(r, planned));
@@ -311,7 +345,9 @@ impl<'a> Run<'a> {
                 self.warn(&describe(&trouble));
             }
         }
-        for replacement in self.replacements.iter().rev() {
+        // Nothing stands beside a place before its new one was begun.
+        let begun = if reached >= Step::Restore { self.replacements.as_slice() } else { &[] };
+        for replacement in begun.iter().rev() {
             let steps = replacement.steps();
             if let Err(error) = steps.unswap().and_then(|()| steps.discard_new()) {
                 let problem = format!("{}: {}", steps.names().place, describe(&Trouble::Replace(error)));
@@ -320,11 +356,12 @@ impl<'a> Run<'a> {
             }
         }
         // An application on top of half of its data would make things worse.
+        let mut stopped = None;
         if self.plan.service && reached >= Step::ServiceStop && problems.is_empty() {
             let started = run_program(self.context.steady, "Starting the application", service.start.as_ref());
-            problems.extend(started.err().map(|trouble| describe(&trouble)));
+            stopped = started.err().map(|trouble| describe(&trouble));
         }
-        PutBack { problems, left }
+        PutBack { problems, left, stopped }
     }
 
     fn warn(&self, message: &str) {

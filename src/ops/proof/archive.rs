@@ -21,6 +21,7 @@
 //! as a whole ([`Aside`]).
 
 use super::rows::{RowHasher, Sum};
+use super::statements::{grantee, statements};
 use crate::source::postgres::dump_watch::{EntryField, HeaderText, Watch};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -28,6 +29,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 const NAME_KEPT_MAX: usize = 1024;
 /// Bytes of a definition that is kept as text.
 const DATABASE_DEFINITION_MAX: usize = 4096;
+/// Bytes of the statements of one entry that are looked at.
+const STATEMENTS_MAX: usize = 256 << 10;
 /// Bytes of a line of a definition that are looked at together.
 const LINE_MAX: usize = 1 << 20;
 /// Bytes of COPY statements that are looked at; 1,600 columns of 63 bytes fit.
@@ -64,8 +67,14 @@ pub(super) struct Item {
 pub struct Aside {
     /// The statement that makes the database, as far as it was kept.
     pub database_definition: String,
+    /// Who owns the database.
+    pub database_owner: String,
+    /// Where the database is; empty: in the server's default tablespace.
+    pub database_tablespace: String,
     /// The database has a comment, privileges, settings or labels of its own.
     pub database_properties: bool,
+    /// The statements that give it these, as far as they were kept.
+    pub database_statements: Vec<String>,
 }
 
 /// What is left out of a comparison.
@@ -114,6 +123,8 @@ pub struct Facts {
     pub extensions: Vec<String>,
     /// Owners of anything.
     pub owners: BTreeSet<String>,
+    /// Roles that are granted something.
+    pub grantees: BTreeSet<String>,
     /// Tablespaces that are named.
     pub tablespaces: BTreeSet<String>,
     /// Kinds of entries.
@@ -270,16 +281,18 @@ impl Summary {
     fn is_aside(&mut self, kind: &str, name: &str) -> bool {
         match kind {
             "DATABASE" => {
-                let text = String::from_utf8_lossy(&self.pending.definition);
-                self.aside.database_definition = text.into_owned();
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                self.aside.database_definition = text(&self.pending.definition);
+                self.aside.database_owner = text(&self.pending.owner);
+                self.aside.database_tablespace = text(&self.pending.tablespace);
                 true
             }
             "DATABASE PROPERTIES" => {
-                self.aside.database_properties = true;
+                self.keep_statements();
                 true
             }
             "COMMENT" | "ACL" | "SECURITY LABEL" if name.starts_with("DATABASE ") => {
-                self.aside.database_properties = true;
+                self.keep_statements();
                 true
             }
             // Guesses of the planner, which every server makes anew.
@@ -289,8 +302,18 @@ impl Summary {
         }
     }
 
+    fn keep_statements(&mut self) {
+        self.aside.database_properties = true;
+        let text = String::from_utf8_lossy(&self.pending.definition);
+        self.aside.database_statements.extend(statements(&text).map(str::to_owned));
+    }
+
     fn note_facts(&mut self, kind: &str, name: &str) {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        // A database that exists keeps its own privileges.
+        if matches!(kind, "ACL" | "DEFAULT ACL") && !name.starts_with("DATABASE ") {
+            self.facts.grantees.extend(statements(&text(&self.pending.definition)).filter_map(grantee));
+        }
         let facts = &mut self.facts;
         for (value, set) in
             [(&self.pending.owner, &mut facts.owners), (&self.pending.tablespace, &mut facts.tablespaces)]
@@ -394,6 +417,9 @@ impl Watch for Summary {
                 match pending.kind.as_slice() {
                     b"TABLE" => pending.lines.feed(&self.key, piece),
                     b"DATABASE" => keep(&mut pending.definition, DATABASE_DEFINITION_MAX),
+                    b"DATABASE PROPERTIES" | b"ACL" | b"DEFAULT ACL" | b"COMMENT" | b"SECURITY LABEL" => {
+                        keep(&mut pending.definition, STATEMENTS_MAX);
+                    }
                     _ => {}
                 }
                 pending.hash(&self.key, field, piece);

@@ -10,6 +10,7 @@ mod postgres;
 mod rows;
 mod script_rows;
 mod sqlite;
+mod statements;
 #[cfg(test)]
 mod tests;
 mod tree;

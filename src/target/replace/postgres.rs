@@ -11,6 +11,7 @@ use std::time::Duration;
 use postgres::error::SqlState;
 use postgres::{Client, Transaction};
 
+pub use super::postgres_properties::Dumped;
 use super::postgres_properties::Properties;
 use super::{Error, Names, Replace, State};
 use crate::source::postgres::connect::Connection;
@@ -121,45 +122,80 @@ impl PostgresReplacement {
         found.map(|row| row.is_some()).map_err(|error| refused("look for database", place.database(), &error))
     }
 
-    /// Creates the new database, empty, as the old one is made: owner, encoding, locale, tablespace. One that a dead
-    /// run of the same act left is dropped first.
+    /// Who uses the database now, one line each.
+    ///
+    /// # Errors
+    /// [`Error`] when the server cannot be asked.
+    pub fn users(place: &Connection) -> Result<Vec<String>, Error> {
+        let mut client = session(place, &[place.database()])?;
+        sessions(&mut client, place.database())
+            .map_err(|error| refused("list the sessions of", place.database(), &error))
+    }
+
+    /// Creates the new database, empty, as the old one is made: owner, encoding, locale, tablespace; where there is no
+    /// old one, as the dump says. One that a dead run of the same act left is dropped first. Returns what could not be
+    /// made so, for people.
     ///
     /// # Errors
     /// [`Error`]; nothing new is left then.
-    pub fn create_new(&self) -> Result<(), Error> {
+    pub fn create_new(&self, dumped: &Dumped) -> Result<Vec<String>, Error> {
         let mut client = self.session()?;
         let live = self.place.database();
         let properties =
             Properties::read(&mut client, live).map_err(|e| refused("read the properties of", live, &e))?;
         drop_database(&mut client, &self.new)?;
-        let statement = match &properties {
-            Some(properties) => properties.create(&self.new),
+        let fail = |error: postgres::Error| refused("create database", &self.new, &error);
+        if let Some(properties) = &properties {
+            client.batch_execute(&properties.create(&self.new)).map_err(fail)?;
+            return Ok(Vec::new());
+        }
+        let mut notes = Vec::new();
+        if let Err(error) = client.batch_execute(&dumped.create(&self.new)) {
             // From template0, because what an administrator put into template1 would clash with the dump.
-            None => format!("create database {} template template0", quoted(&self.new)),
-        };
-        client.batch_execute(&statement).map_err(|error| refused("create database", &self.new, &error))
+            let plain = format!("create database {} template template0", quoted(&self.new));
+            client.batch_execute(&plain).map_err(fail)?;
+            notes.push(format!(
+                "Database {live} has the encoding, locale and tablespace of the server, because those of the dump cannot be used: {}",
+                explain(&error)
+            ));
+        }
+        if !dumped.owner.is_empty() {
+            let statement = format!("alter database {} owner to {}", quoted(&self.new), quoted(&dumped.owner));
+            if let Err(error) = client.batch_execute(&statement) {
+                notes.push(format!("Database {live} does not belong to {}: {}", dumped.owner, explain(&error)));
+            }
+        }
+        Ok(notes)
     }
 
-    /// Gives the filled new database what belongs to a database and stands in no dump: access, settings, the limit of
-    /// connections, the comment. Done after filling, because a setting such as `default_transaction_read_only` would
-    /// stop that.
+    /// Gives the filled new database what belongs to a database as a whole and is not restored with what it holds: access,
+    /// settings, the limit of connections, the comment; those of the old one, or where there is none, of the dump. Done
+    /// after filling, because a setting such as `default_transaction_read_only` would stop that. Returns what it could
+    /// not be given, for people.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn finish_new(&self) -> Result<(), Error> {
+    pub fn finish_new(&self, dumped: &Dumped) -> Result<Vec<String>, Error> {
         let mut client = self.session()?;
         let live = self.place.database();
         let Some(properties) =
             Properties::read(&mut client, live).map_err(|error| refused("read the properties of", live, &error))?
         else {
-            return Ok(());
+            let mut notes = Vec::new();
+            for (statement, shown) in dumped.finish(&self.new) {
+                if let Err(error) = client.batch_execute(&statement) {
+                    notes.push(format!("Database {live} lacks what the dump says of it: {shown}: {}", explain(&error)));
+                }
+            }
+            return Ok(notes);
         };
         let fail = |error: postgres::Error| refused("set the properties of", &self.new, &error);
         let mut transaction = client.transaction().map_err(fail)?;
         for statement in properties.finish(&self.new) {
             transaction.batch_execute(&statement).map_err(fail)?;
         }
-        transaction.commit().map_err(fail)
+        transaction.commit().map_err(fail)?;
+        Ok(Vec::new())
     }
 
     /// Looks at the server and the place, and changes nothing.

@@ -140,6 +140,75 @@ impl Properties {
     }
 }
 
+/// What a dump says of the database that it was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dumped {
+    /// `CREATE DATABASE`.
+    pub definition: String,
+    /// Its owner; empty when that is not known.
+    pub owner: String,
+    /// Its tablespace; empty: the server's default.
+    pub tablespace: String,
+    /// `ALTER DATABASE`, `GRANT`, `COMMENT` and the like, one statement each.
+    pub statements: Vec<String>,
+}
+
+impl Dumped {
+    /// The statement that creates a database like this one, empty and without its owner.
+    pub(super) fn create(&self, name: &str) -> String {
+        let mut statement = format!(
+            "create database {} template template0{}",
+            quoted(name),
+            crate::target::scratch::database_options(&self.definition)
+        );
+        if !self.tablespace.is_empty() {
+            statement.push_str(&format!(" tablespace {}", quoted(&self.tablespace)));
+        }
+        statement
+    }
+
+    /// The statements that give a filled database the rest; as second values those as the dump has them.
+    pub(super) fn finish(&self, name: &str) -> impl Iterator<Item = (String, &str)> {
+        self.statements.iter().filter_map(move |statement| Some((of_database(statement, name)?, statement.as_str())))
+    }
+}
+
+/// A statement about a database, made to be about another one. None for statements that are not about one.
+fn of_database(statement: &str, name: &str) -> Option<String> {
+    const KNOWN: [&str; 6] = ["ALTER DATABASE ", "ALTER ROLE ", "GRANT ", "REVOKE ", "COMMENT ON ", "SECURITY LABEL "];
+    const WORD: &str = "DATABASE ";
+    if !KNOWN.iter().any(|known| statement.starts_with(known)) {
+        return None;
+    }
+    let mut quote = None;
+    for (at, c) in statement.char_indices() {
+        match quote {
+            Some(open) => quote = (c != open).then_some(open),
+            None if matches!(c, '\'' | '"') => quote = Some(c),
+            None => {
+                let (before, rest) = statement.split_at_checked(at)?;
+                let Some(rest) = rest.strip_prefix(WORD).filter(|_| before.is_empty() || before.ends_with(' ')) else {
+                    continue;
+                };
+                let after = match rest.strip_prefix('"') {
+                    None => rest.get(rest.find(' ').unwrap_or(rest.len())..)?,
+                    // A quote within the name is written twice.
+                    Some(inner) => {
+                        let mut open = true;
+                        let end = inner.char_indices().find(|(at, c)| {
+                            open ^= *c == '"';
+                            !open && !inner.get(at + 1..).is_some_and(|next| next.starts_with('"')) && *c == '"'
+                        });
+                        inner.get(end?.0 + 1..)?
+                    }
+                };
+                return Some(format!("{before}{WORD}{}{after}", quoted(name)));
+            }
+        }
+    }
+    None
+}
+
 fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     // A backslash means itself in this form whatever standard_conforming_strings says.
@@ -183,6 +252,25 @@ fn list_items(value: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statements_of_a_dump_are_made_to_be_about_the_new_database() {
+        for (statement, expected) in [
+            ("ALTER DATABASE app SET work_mem TO '7MB'", Some("ALTER DATABASE \"new\" SET work_mem TO '7MB'")),
+            (
+                "ALTER ROLE reader IN DATABASE \"a \"\"b\"\" DATABASE c\" SET x TO 'DATABASE app '",
+                Some("ALTER ROLE reader IN DATABASE \"new\" SET x TO 'DATABASE app '"),
+            ),
+            ("GRANT CONNECT ON DATABASE app TO reader", Some("GRANT CONNECT ON DATABASE \"new\" TO reader")),
+            ("COMMENT ON DATABASE app IS 'it''s'", Some("COMMENT ON DATABASE \"new\" IS 'it''s'")),
+            ("UPDATE pg_catalog.pg_database SET datistemplate = true WHERE datname = 'app'", None),
+            ("DROP DATABASE app", None),
+            ("ALTER ROLE x IN DATABASE", None),
+            ("ALTER DATABASE \"cut", None),
+        ] {
+            assert_eq!(of_database(statement, "new").as_deref(), expected, "{statement}");
+        }
+    }
 
     #[test]
     fn settings_are_written_as_they_are_read() {

@@ -322,7 +322,7 @@ impl SqliteStaging<'_> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let old = match rustix::fs::openat(beside.handle(), beside.name(Role::Place, ""), flags, Mode::empty()) {
             Ok(old) => File::from(old),
-            Err(Errno::NOENT) => return Ok(Vec::new()),
+            Err(Errno::NOENT) => return self.take_attributes_of_folder(),
             Err(error) => return Err(beside.fault("open", Role::Place, "", error)),
         };
         let metadata =
@@ -343,6 +343,28 @@ impl SqliteStaging<'_> {
             );
         }
         note("permissions", rustix::fs::fchmod(&self.file, Mode::from_raw_mode(metadata.mode() & 0o777)));
+        Ok(notes)
+    }
+}
+
+impl SqliteStaging<'_> {
+    /// Where nothing was, the directory tells who is to use the database: its owner, and whoever may read, or write, in
+    /// it.
+    fn take_attributes_of_folder(&self) -> Result<Vec<String>, Error> {
+        let beside = &self.replacement.beside;
+        let folder = rustix::fs::fstat(beside.handle());
+        let folder = folder.map_err(|error| beside.fault("look at the folder of", Role::Place, "", error))?;
+        let mut notes = Vec::new();
+        let owner =
+            rustix::fs::fchown(&self.file, Some(Uid::from_raw(folder.st_uid)), Some(Gid::from_raw(folder.st_gid)));
+        if let Err(error) = owner {
+            let error = std::io::Error::from(error);
+            notes.push(format!("The owner of the folder cannot be given to the new database: {error}"));
+        }
+        // Never for everybody to write.
+        let mode = Mode::from_raw_mode((folder.st_mode & 0o664) | 0o600);
+        rustix::fs::fchmod(&self.file, mode)
+            .map_err(|error| beside.fault("set the permissions of", Role::Part, "", error))?;
         Ok(notes)
     }
 }

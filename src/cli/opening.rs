@@ -11,6 +11,7 @@ use crate::domain::id::{RepositoryId, SnapshotId};
 use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time_spec::format_local;
+use crate::format::config_object::{Config, WriterParameters};
 use crate::format::key_slot::Secret;
 use crate::repository::cached_snapshots::load_snapshots;
 use crate::repository::open::{self, OpenRepository};
@@ -395,4 +396,12 @@ pub(crate) fn is_initialised(store: &LocalStore) -> Result<bool, storage::Error>
         }
     }
     Ok(false)
+}
+
+/// What writers keep to: the repository's agreement, and the wishes of the settings.
+///
+/// # Errors
+/// Exit code 24 for a repository whose writers must know more than this one does; 2 for wrong settings.
+pub(super) fn writer_parameters(invocation: &Invocation, config: &Config) -> Result<WriterParameters, Failure> {
+    Ok(config.writer_parameters()?.with_parity(invocation.settings()?.parity))
 }

@@ -7,6 +7,7 @@
 
 use super::codec;
 use super::envelope::{self, Expected, Header, ObjectTag};
+use super::parity::ParityShare;
 use super::seal::{Keys, Suite};
 use super::{Error, Result};
 use crate::domain::id::RepositoryId;
@@ -55,11 +56,12 @@ impl ChunkerConfig {
 pub struct WriterParameters {
     chunker: ChunkerConfig,
     pack_bytes_target: u32,
+    parity: Option<ParityShare>,
 }
 
 impl WriterParameters {
     /// Those of a repository that `init` makes.
-    pub const DEFAULT: Self = Self { chunker: ChunkerConfig::DEFAULT, pack_bytes_target: 16 << 20 };
+    pub const DEFAULT: Self = Self { chunker: ChunkerConfig::DEFAULT, pack_bytes_target: 16 << 20, parity: None };
 
     /// How streams are cut.
     pub fn chunker(&self) -> ChunkerConfig {
@@ -69,6 +71,17 @@ impl WriterParameters {
     /// The longest pack that writers aim at, bytes.
     pub fn pack_bytes_target(&self) -> u32 {
         self.pack_bytes_target
+    }
+
+    /// The same with parity for every new pack, or without. This is each writer's own wish, not the repository's.
+    #[must_use]
+    pub fn with_parity(self, parity: Option<ParityShare>) -> Self {
+        Self { parity, ..self }
+    }
+
+    /// How much parity new packs get.
+    pub fn parity(&self) -> Option<ParityShare> {
+        self.parity
     }
 }
 
@@ -119,7 +132,7 @@ impl Config {
         if !(64 << 10..=128 << 20).contains(&pack_bytes_target) {
             return unfit(format!("it cannot write packs of {pack_bytes_target} bytes"));
         }
-        Ok(WriterParameters { chunker, pack_bytes_target })
+        Ok(WriterParameters { chunker, pack_bytes_target, parity: None })
     }
 
     /// The stored object.

@@ -57,11 +57,13 @@ pub enum ObjectTag {
     Acceptance = 11,
     /// One entry of an act.
     Act = 12,
+    /// Parity of a pack.
+    Parity = 13,
 }
 
 impl ObjectTag {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Config,
         Self::KeySlot,
         Self::Pack,
@@ -74,6 +76,7 @@ impl ObjectTag {
         Self::Tombstone,
         Self::Acceptance,
         Self::Act,
+        Self::Parity,
     ];
 
     /// The number in the header.
@@ -101,6 +104,7 @@ impl ObjectTag {
             Self::Tombstone => "Tombstone",
             Self::Acceptance => "Acceptance",
             Self::Act => "Entry of an act",
+            Self::Parity => "Parity",
         }
     }
 }
@@ -133,6 +137,11 @@ impl Header {
     /// The same header for another copy.
     pub fn with_copy(self, copy: u16) -> Self {
         Self { copy, ..self }
+    }
+
+    /// The same header with these optional feature bits.
+    pub fn with_optional_features(self, optional_features: u32) -> Self {
+        Self { optional_features, ..self }
     }
 
     /// The 64 bytes.

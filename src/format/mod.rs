@@ -10,6 +10,7 @@ pub mod envelope;
 pub mod identities;
 pub mod key_slot;
 pub mod originals;
+pub mod parity;
 pub mod records;
 pub mod samples;
 pub mod seal;

@@ -14,9 +14,11 @@ pub mod index_cache;
 pub mod index_loader;
 pub mod keys;
 pub mod liveness;
+mod made_whole;
 pub mod open;
 pub mod pack_reader;
 pub mod pack_writer;
+pub mod parity;
 #[cfg(test)]
 pub(crate) mod planted_fault;
 mod proved_put;

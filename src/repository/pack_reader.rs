@@ -1,10 +1,12 @@
 //! Reads blobs from packs, with bounded caches for tables and segments.
 
 use super::error::{RepoError, Result};
-use super::index::{PackNumber, RepositoryIndex};
+use super::index::{PackInfo, PackNumber, RepositoryIndex};
+use super::made_whole::MadeWhole;
 use super::pack_writer::sealer_for;
 use crate::domain::id::{IndexId, PackId, VersionId};
 use crate::format::envelope::{self, Expected, ObjectTag};
+use crate::format::parity::PROTECTED;
 use crate::format::records::{
     BlobEntry, BlobMeta, IndexBody, KIND_INDEX, KIND_TABLE, PACK_TRAILER_BYTES, PackTable, TABLE_ORDINAL,
 };
@@ -184,6 +186,7 @@ pub struct PackReader {
     pub counters: ReadCounters,
     /// Damage that a second copy made good: object and reason. The command that met it must not end with 0.
     healed: Mutex<Vec<String>>,
+    made_whole: MadeWhole,
     follow: Mutex<Option<Follow>>,
 }
 
@@ -219,6 +222,7 @@ impl PackReader {
             segment_bytes_max,
             counters: ReadCounters::default(),
             healed: Mutex::default(),
+            made_whole: MadeWhole::default(),
             follow: Mutex::default(),
         }
     }
@@ -259,7 +263,7 @@ impl PackReader {
         if absent && unsure() { RepoError::PackGone { pack } } else { error }
     }
 
-    /// Notes damage that a second copy made good.
+    /// Notes damage that a second copy or parity made good.
     pub fn note_healed(&self, what: String) {
         let mut healed = locked(&self.healed);
         if healed.len() < 1000 && !healed.contains(&what) {
@@ -267,7 +271,41 @@ impl PackReader {
         }
     }
 
-    /// Damage that second copies made good so far.
+    /// A damaged or missing pack as it was written, if its parity can make it again. `stored_bytes` is the length that
+    /// the index has. Changes nothing in the repository.
+    ///
+    /// # Errors
+    /// Storage errors that do not concern this pack alone.
+    pub fn made_whole(&self, pack: PackId, stored_bytes: u64) -> Result<Option<Arc<Vec<u8>>>> {
+        self.made_whole.get(self.store.as_ref(), pack, stored_bytes)
+    }
+
+    /// The stored bytes of a blob, judged by `open`; out of what parity makes of the pack if they do not open as they are.
+    fn stored_blob<T>(
+        &self,
+        info: &PackInfo,
+        entry: &BlobEntry,
+        offset: u64,
+        open: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<T> {
+        let stored = self.store.get_range(&ObjectName::pack(info.id), offset, entry.stored_bytes);
+        let opened = stored.map_err(|error| self.or_gone(info.id, error.into())).and_then(|stored| {
+            self.counters.read_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
+            open(&stored)
+        });
+        let error = match opened {
+            Err(error) if error.concerns_one_object() && !matches!(error, RepoError::PackGone { .. }) => error,
+            other => return other,
+        };
+        let Some(whole) = self.made_whole(info.id, info.stored_bytes)? else { return Err(error) };
+        let range =
+            usize::try_from(offset).ok().and_then(|start| whole.get(start..)?.get(..entry.stored_bytes as usize));
+        let opened = open(range.unwrap_or_default())?;
+        self.note_healed(format!("{} is not as it was written, and its parity served", ObjectName::pack(info.id)));
+        Ok(opened)
+    }
+
+    /// Damage that second copies and parity made good so far.
     pub fn healed(&self) -> Vec<String> {
         locked(&self.healed).clone()
     }
@@ -322,6 +360,18 @@ impl PackReader {
 
     /// Refuses a pack of a newer format, and one that stands under another's name.
     fn check_header(&self, pack: PackId, name: &ObjectName) -> Result<()> {
+        self.header(pack, name).map(drop)
+    }
+
+    /// True when the pack was written together with its parity, so that parity that is missing was lost.
+    ///
+    /// # Errors
+    /// Damage, storage errors.
+    pub fn should_have_parity(&self, pack: PackId) -> Result<bool> {
+        Ok(self.header(pack, &ObjectName::pack(pack))?.optional_features & PROTECTED != 0)
+    }
+
+    fn header(&self, pack: PackId, name: &ObjectName) -> Result<envelope::Header> {
         let bytes = self.store.get_range(name, 0, envelope::HEADER_BYTES as u32)?;
         let short = || RepoError::damaged_pack(pack, "its header is cut off");
         let bytes = bytes.first_chunk::<{ envelope::HEADER_BYTES }>().ok_or_else(short)?;
@@ -329,7 +379,7 @@ impl PackReader {
         let header = envelope::Header::from_bytes(bytes).map_err(failed)?;
         let ours = header.tag == ObjectTag::Pack && header.object_id == pack.0;
         if ours && header.repository == self.keys.repository() {
-            Ok(())
+            Ok(header)
         } else {
             Err(RepoError::damaged_pack(pack, "its header belongs to another object"))
         }
@@ -346,13 +396,10 @@ impl PackReader {
         table: &LoadedTable,
         ordinal: u32,
     ) -> Result<Vec<u8>> {
-        let pack = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?.id;
+        let info = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?;
         let (entry, offset) =
-            table.blob(ordinal).ok_or_else(|| RepoError::damaged_pack(pack, format!("it has no blob {ordinal}")))?;
-        let stored = self.store.get_range(&ObjectName::pack(pack), offset, entry.stored_bytes);
-        let stored = stored.map_err(|error| self.or_gone(pack, error.into()))?;
-        self.counters.read_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
-        open_blob(&self.keys, pack, ordinal, entry, &stored)
+            table.blob(ordinal).ok_or_else(|| RepoError::damaged_pack(info.id, format!("it has no blob {ordinal}")))?;
+        self.stored_blob(info, entry, offset, |stored| open_blob(&self.keys, info.id, ordinal, entry, stored))
     }
 
     /// One blob as a compressed unit: decrypted and authenticated, not decompressed. With its raw length.
@@ -366,14 +413,13 @@ impl PackReader {
         table: &LoadedTable,
         ordinal: u32,
     ) -> Result<(Vec<u8>, u32)> {
-        let pack = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?.id;
+        let info = index.pack(number).ok_or_else(|| RepoError::Missing { what: format!("pack number {number}") })?;
         let (entry, offset) =
-            table.blob(ordinal).ok_or_else(|| RepoError::damaged_pack(pack, format!("it has no blob {ordinal}")))?;
-        let stored = self.store.get_range(&ObjectName::pack(pack), offset, entry.stored_bytes)?;
-        let context = BlobContext { object: pack.0, ordinal, kind: entry.meta.kind(), raw_len: entry.raw_bytes };
-        let damaged = |source| RepoError::damaged_pack(pack, format!("blob {ordinal}: {source}"));
-        let packed = sealer_for(&self.keys, entry.meta).open(&context, &stored).map_err(damaged)?;
-        Ok((packed, entry.raw_bytes))
+            table.blob(ordinal).ok_or_else(|| RepoError::damaged_pack(info.id, format!("it has no blob {ordinal}")))?;
+        let context = BlobContext { object: info.id.0, ordinal, kind: entry.meta.kind(), raw_len: entry.raw_bytes };
+        let damaged = |source| RepoError::damaged_pack(info.id, format!("blob {ordinal}: {source}"));
+        let open = |stored: &[u8]| sealer_for(&self.keys, entry.meta).open(&context, stored).map_err(damaged);
+        Ok((self.stored_blob(info, entry, offset, open)?, entry.raw_bytes))
     }
 
     /// A segment that holds the byte at an offset of a space.

@@ -4,11 +4,13 @@
 //! the first. `flush` is the write barrier: after it everything added is durable, read back, and indexed.
 
 use super::error::{RepoError, Result};
+use super::parity;
 use super::proved_put::put_proved;
 use crate::domain::id::{ChunkId, IndexId, PackId, VersionId};
 use crate::domain::system::Random;
 use crate::format::config_object::WriterParameters;
 use crate::format::envelope::{self, Header, ObjectEncoder, ObjectTag, StoredHasher};
+use crate::format::parity::{PROTECTED, ParityShare};
 use crate::format::records::{
     BlobEntry, BlobMeta, ChunkEntry, IndexBody, IndexedPack, KIND_INDEX, KIND_TABLE, PACK_TRAILER_BYTES, PackTable,
     TABLE_ORDINAL,
@@ -112,6 +114,8 @@ pub struct PackWriter {
     /// Index objects are written by the caller, once what the packs hold is proved.
     publishes: bool,
     pack_bytes_target: u64,
+    parity: Option<ParityShare>,
+    parity_bytes: u64,
 }
 
 impl std::fmt::Debug for PackWriter {
@@ -137,13 +141,16 @@ impl PackWriter {
             pack_bytes_min: PACK_BYTES_MIN,
             publishes: true,
             pack_bytes_target,
+            parity: None,
+            parity_bytes: 0,
         }
     }
 
-    /// With the target of this repository.
+    /// With the target of this repository, and with parity as the writer wishes.
     #[must_use]
     pub fn with_target(self, parameters: &WriterParameters) -> Self {
-        Self { pack_bytes_target: u64::from(parameters.pack_bytes_target()), ..self }
+        let pack_bytes_target = u64::from(parameters.pack_bytes_target());
+        Self { pack_bytes_target, parity: parameters.parity(), ..self }
     }
 
     /// A writer for data that is there already: packs of at least `pack_bytes_min`, as far as the target allows, and no
@@ -158,11 +165,16 @@ impl PackWriter {
     pub fn abandon(&mut self, store: &dyn DeleteStore, written: &mut Vec<IndexedPack>) {
         drop(self.finish_packs().map(|more| written.extend(more)));
         for pack in written.drain(..).chain(self.unindexed.drain(..)) {
-            let _ = store.delete(&ObjectName::pack(pack.pack));
+            let _ = parity::delete_pack(store, pack.pack);
         }
     }
 
-    /// Stored bytes of all finished packs and index objects so far.
+    /// Stored bytes of the parity of all finished packs so far.
+    pub fn parity_bytes(&self) -> u64 {
+        self.parity_bytes
+    }
+
+    /// Stored bytes of all finished packs, their parity and index objects so far.
     pub fn stored_bytes(&self) -> u64 {
         self.stored_bytes
     }
@@ -220,7 +232,8 @@ impl PackWriter {
             None => {
                 let id = PackId(self.random.bytes());
                 let header = Header::new(ObjectTag::Pack, self.keys.repository(), id.0, self.keys.suite().number())
-                    .with_copy(u16::from(copy));
+                    .with_copy(u16::from(copy))
+                    .with_optional_features(if self.parity.is_some() { PROTECTED } else { 0 });
                 let mut writer = self.store.create(&ObjectName::pack(id))?;
                 writer.write(&header.to_bytes())?;
                 Ok(slot.insert(OpenPack {
@@ -250,8 +263,13 @@ impl PackWriter {
         let Some(mut pack) = self.open[usize::from(copy != 0)].take() else { return Ok(()) };
         pack.write_pending(&self.keys)?;
         let indexed = pack.finish(&self.keys)?;
-        read_back(self.store.as_ref(), indexed.pack, indexed.stored_bytes)?;
+        let stored = read_back(self.store.as_ref(), indexed.pack, indexed.stored_bytes, self.parity.is_some())?;
         self.stored_bytes += indexed.stored_bytes;
+        if let Some(share) = self.parity {
+            let parity_bytes = parity::put(self.store.as_ref(), indexed.pack, &stored, share)?;
+            self.parity_bytes += parity_bytes;
+            self.stored_bytes += parity_bytes;
+        }
         self.unindexed.push(indexed);
         // the index follows closely at first and at one part in forty later
         let waiting = self.stored_bytes - self.indexed_at;
@@ -446,18 +464,23 @@ fn pack_blob(sealer: &Sealer, context: &BlobContext, raw: &[u8], level: i32) -> 
     Ok(sealer.seal(context, &packed))
 }
 
-/// Reads a finished pack from the store and checks its stored bytes.
-fn read_back(store: &dyn ReadStore, id: PackId, stored_bytes: u64) -> Result<()> {
+/// Reads a finished pack from the store and checks its stored bytes, which are returned if they are wanted.
+fn read_back(store: &dyn ReadStore, id: PackId, stored_bytes: u64, wanted: bool) -> Result<Vec<u8>> {
     let name = ObjectName::pack(id);
+    let mut kept = Vec::with_capacity(if wanted { usize::try_from(stored_bytes).unwrap_or(0) } else { 0 });
     let mut hasher = StoredHasher::new();
     let mut offset = 0;
     while offset < stored_bytes {
         let length = u32::try_from((stored_bytes - offset).min(u64::from(READ_BACK_BYTES))).unwrap_or(READ_BACK_BYTES);
-        hasher.update(&store.get_range(&name, offset, length)?);
+        let piece = store.get_range(&name, offset, length)?;
+        hasher.update(&piece);
+        if wanted {
+            kept.extend_from_slice(&piece);
+        }
         offset += u64::from(length);
     }
     hasher.finish().map_err(|source| RepoError::Format { object: name.to_string(), source })?;
-    Ok(())
+    Ok(kept)
 }
 
 /// Padmé (Nikitin et al., 2019): the next length whose lowest bits are zero, so that lengths tell little about

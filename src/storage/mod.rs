@@ -24,6 +24,8 @@ pub enum ObjectKind {
     Key,
     /// `packs/ab/ID` (`ab`: first two hex digits of the id).
     Pack,
+    /// `parity/ab/ID`: parity of the pack of that id.
+    Parity,
     /// `index/ID`.
     Index,
     /// `sessions/ID/PART`: a run that has not committed.
@@ -48,12 +50,13 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// All kinds, in reading order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Config,
         Self::Key,
         Self::Snapshot,
         Self::Index,
         Self::Pack,
+        Self::Parity,
         Self::Session,
         Self::Fenced,
         Self::Forgotten,
@@ -70,6 +73,7 @@ impl ObjectKind {
             Self::Config => "config",
             Self::Key => "keys",
             Self::Pack => "packs",
+            Self::Parity => "parity",
             Self::Index => "index",
             Self::Session => "sessions",
             Self::Snapshot => "snapshots",
@@ -101,6 +105,11 @@ impl ObjectName {
     pub fn pack(id: PackId) -> Self {
         let hex = id.hex();
         Self(format!("packs/{}/{hex}", &hex[..2]))
+    }
+    /// The parity of a pack.
+    pub fn parity(of: PackId) -> Self {
+        let hex = of.hex();
+        Self(format!("parity/{}/{hex}", &hex[..2]))
     }
     /// An index object.
     pub fn index(id: IndexId) -> Self {

@@ -234,7 +234,7 @@ fn two_maintenance_runs_keep_out_of_each_others_way() {
 
 /// Fails every call that changes something after the first few, as if the process had died there.
 #[derive(Clone)]
-struct Dies(MemoryStore, Arc<AtomicUsize>);
+pub(crate) struct Dies(pub(crate) MemoryStore, pub(crate) Arc<AtomicUsize>);
 
 impl Dies {
     fn step(&self, name: &str) -> Result<()> {

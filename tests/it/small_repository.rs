@@ -49,10 +49,16 @@ struct Maker {
     store: Arc<dyn WriteStore>,
     keys: Arc<Keys>,
     random: Arc<dyn Random>,
+    parameters: WriterParameters,
 }
 
 /// Makes it in an empty store.
 pub(crate) fn make(store: Arc<dyn WriteStore>, suite: Suite, seed: u64) -> Small {
+    make_with(store, suite, seed, WriterParameters::DEFAULT)
+}
+
+/// As [`make`], by a writer with wishes of its own.
+pub(crate) fn make_with(store: Arc<dyn WriteStore>, suite: Suite, seed: u64, parameters: WriterParameters) -> Small {
     let random: Arc<dyn Random> = Arc::new(SeededRandom::new(seed));
     let key_file = Secret::new_key_file(random.as_ref());
     let passphrase = Secret::Passphrase(Zeroizing::new(PASSWORD.as_bytes().to_vec()));
@@ -74,7 +80,7 @@ pub(crate) fn make(store: Arc<dyn WriteStore>, suite: Suite, seed: u64) -> Small
     };
     let clock = FixedClock(Mutex::new(jiff::Timestamp::UNIX_EPOCH));
     let opened = open::init(Arc::clone(&store), &options, &clock, random.as_ref()).expect("init");
-    let maker = Maker { store, keys: opened.keys, random };
+    let maker = Maker { store, keys: opened.keys, random, parameters };
     let mut saved: Vec<Saved> = Vec::new();
     let mut parents: BTreeMap<&str, VersionId> = BTreeMap::new();
     let mut dump = rows(maker.random.as_ref(), 40);
@@ -131,8 +137,7 @@ impl Maker {
         let start = SessionStart { id, host: "host".into(), process: 1, started_ns: 0, sources: vec!["app".into()] };
         let load = |store: &dyn WriteStore, keys: &Arc<Keys>, _: &_| Ok(index_loader::load(store, keys, None)?.0);
         let (store, keys, random) = (Arc::clone(&self.store), Arc::clone(&self.keys), Arc::clone(&self.random));
-        let mut session =
-            BackupSession::begin(store, keys, random, &WriterParameters::DEFAULT, &start, load).expect("begin");
+        let mut session = BackupSession::begin(store, keys, random, &self.parameters, &start, load).expect("begin");
         let data = StreamSettings { full_recipe_depth: EDITS as u32, ..StreamSettings::data() };
         let stored = write(&mut session, parents, "dump", data, dump);
         let mut sources = vec![source("app", SourceKind::Command, vec![record(StreamRole::Data, "app.dump", &stored)])];

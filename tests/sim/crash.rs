@@ -3,8 +3,9 @@
 
 use crate::dice::Dice;
 use crate::disk::{Call, Death, Image, Machine, Moment, Verdict};
-use crate::repo::{Actor, Content, NORMAL_TIME, Said, Site, Stand, Truth, edit, init, rows};
+use crate::repo::{Actor, Content, NORMAL_TIME, Said, Site, Stand, Truth, edit, init, rows, some_parity};
 use holdfast::domain::id::SnapshotId;
+use holdfast::format::parity::ParityShare;
 use holdfast::ops::prune::PruneOptions;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,6 +63,8 @@ struct World {
     time: i64,
     /// The path whose bits rot.
     rotten: Option<String>,
+    /// What its processes wish for.
+    parity: Option<ParityShare>,
 }
 
 /// What backups save.
@@ -101,8 +104,9 @@ enum Ended {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(parity: Option<ParityShare>) -> Self {
         Self {
+            parity,
             image: Image::default(),
             truth: Truth::default(),
             labels: BTreeMap::new(),
@@ -122,7 +126,7 @@ impl World {
                 }
             }
             Step::RepairPacks => {
-                // one that only holds second copies: nothing is lost by it
+                // one that only holds second copies, or any that has parity: nothing is lost by it
                 for name in names {
                     let whole = self.image.read(&name).expect("a pack").to_vec();
                     let mut damaged = whole.clone();
@@ -149,6 +153,7 @@ impl World {
         faults: impl FnOnce(&Machine) + Send,
     ) -> (Ended, Arc<Machine>) {
         let machine = Machine::new(self.image.clone(), seed);
+        machine.wish_for_parity(self.parity);
         let older = (step == Step::PruneBeside).then(|| {
             let actor = Actor::open(&machine, seed ^ 0x01de, NORMAL_TIME).expect("opens");
             let held = actor.announce("elsewhere").expect("a session");
@@ -325,12 +330,15 @@ pub(crate) fn in_parallel(jobs: u64, act: impl Fn(u64) -> Said<()> + Sync) -> Ve
 }
 
 /// Goes through the history; at each step everything that `variants` says is tried.
-fn at_every_step(mut variants: impl FnMut(&World, usize, &Sources, u64) -> Vec<String>) -> Vec<String> {
+fn at_every_step(
+    parity: Option<ParityShare>,
+    mut variants: impl FnMut(&World, usize, &Sources, u64) -> Vec<String>,
+) -> Vec<String> {
     let seed = 1;
     let mut dice = Dice::new(seed);
     let mut site = Site::new("files");
     let mut sources = Sources::new(&mut dice, &mut site);
-    let mut world = World::new();
+    let mut world = World::new(parity);
     let mut failures = Vec::new();
     for (at, &step) in HISTORY.iter().enumerate() {
         if matches!(step, Step::Backup(_, state) if state > 0) {
@@ -354,15 +362,26 @@ fn at_every_step(mut variants: impl FnMut(&World, usize, &Sources, u64) -> Vec<S
 
 #[test]
 fn crash_every_op() {
+    crash_points("crash_every_op", None, 1);
+}
+
+/// A share of them unless all ways are asked for: what parity adds are calls like others.
+#[test]
+fn crash_with_parity() {
+    crash_points("crash_with_parity", some_parity(), if ways() == 1 { 4 } else { 1 });
+}
+
+/// Stops the history at one of so many calls.
+fn crash_points(test: &str, parity: Option<ParityShare>, one_of: u64) {
     let mut points = 0;
     let ways = ways();
-    at_every_step(|world, at, sources, seed| {
+    at_every_step(parity, |world, at, sources, seed| {
         let step = HISTORY[at];
         let (_, mutations) = measure(world, step, sources, seed + at as u64);
         points += mutations;
         in_parallel(mutations * ways, |job| {
             let (k, stop) = (job / ways, STOPS[((job % ways + job / ways + at as u64) % STOPS.len() as u64) as usize]);
-            if !is_wanted(at, k) {
+            if !is_wanted(at, k) || (k + at as u64) % one_of != 0 {
                 return Ok(());
             }
             let mut world = world.clone();
@@ -377,8 +396,7 @@ fn crash_every_op() {
             let context = |why: String| {
                 let trace = machine.trace();
                 let last = trace.iter().rev().take(6).rev().cloned().collect::<Vec<_>>().join("\n    ");
-                let again =
-                    format!("HOLDFAST_SIM=full HOLDFAST_SIM_POINT={at}:{k} cargo test --test sim crash_every_op");
+                let again = format!("HOLDFAST_SIM=full HOLDFAST_SIM_POINT={at}:{k} cargo test --test sim {test}");
                 format!("step {at} {step:?}, call {k}, {stop:?}: {why}\n    {last}\n  again: {again}")
             };
             if !matches!(ended, Ended::Died) {
@@ -390,7 +408,7 @@ fn crash_every_op() {
             world.finish(at, at, sources, died).and_then(|()| world.truth.check_whole(&world.image)).map_err(context)
         })
     });
-    println!("{points} crash points, each in {ways} of {} ways", STOPS.len());
+    println!("{points} crash points, one of {one_of}, each in {ways} of {} ways", STOPS.len());
     assert!(points > 400, "{points}");
 }
 
@@ -408,7 +426,7 @@ fn ways() -> u64 {
 #[test]
 fn every_call_fails_once() {
     let mut points = 0;
-    at_every_step(|world, at, sources, seed| {
+    at_every_step(None, |world, at, sources, seed| {
         let step = HISTORY[at];
         let (calls, _) = measure(world, step, sources, seed + at as u64);
         points += calls;
@@ -456,7 +474,7 @@ fn every_call_fails_once() {
 #[test]
 fn a_lying_disk_is_caught() {
     let (mut points, caught) = (0, AtomicU64::new(0));
-    at_every_step(|world, at, sources, seed| {
+    at_every_step(None, |world, at, sources, seed| {
         let step = HISTORY[at];
         if !matches!(step, Step::Backup(..) | Step::Suspect(_)) {
             return Vec::new();
@@ -491,7 +509,7 @@ fn a_lying_disk_is_caught() {
 
 /// A world after one backup that ran with a schedule of faults which it did not notice, and then lost its power.
 fn after_unnoticed(sources: &Sources, faults: fn(&Moment<'_>) -> Verdict, power: u64) -> World {
-    let mut world = World::new();
+    let mut world = World::new(parity);
     for (seed, step) in [(1, Step::Init), (2, Step::Backup("a0", 0))] {
         let (ended, _) = alone(|| world.take(step, sources, seed, |m| m.set_faults(Some(Box::new(faults)))));
         assert!(matches!(ended, Ended::Done), "{step:?}");

@@ -6,6 +6,7 @@
 //! fail after it was carried out, or to be forgotten. Calls of several processes are interleaved by a seed.
 
 use crate::dice::Dice;
+use holdfast::format::parity::ParityShare;
 use holdfast::fsio::disk::{Disk, DiskFile};
 use holdfast::fsio::folder::{Item, Kind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -382,6 +383,8 @@ struct State {
 pub(crate) struct Machine {
     state: Mutex<State>,
     turned: Condvar,
+    /// What its processes wish for.
+    parity: Mutex<Option<ParityShare>>,
 }
 
 impl std::fmt::Debug for Machine {
@@ -412,7 +415,16 @@ impl Machine {
             last: (0, 0),
             trace: Vec::new(),
         };
-        Arc::new(Self { state: Mutex::new(state), turned: Condvar::new() })
+        Arc::new(Self { state: Mutex::new(state), turned: Condvar::new(), parity: Mutex::default() })
+    }
+
+    /// From now on its processes write parity, or none.
+    pub(crate) fn wish_for_parity(&self, share: Option<ParityShare>) {
+        *self.parity.lock().unwrap_or_else(PoisonError::into_inner) = share;
+    }
+
+    pub(crate) fn parity(&self) -> Option<ParityShare> {
+        *self.parity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

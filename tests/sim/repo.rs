@@ -9,6 +9,7 @@ use holdfast::domain::snapshot::SystemInfo;
 use holdfast::domain::system::{Clock, Random, SeededRandom};
 use holdfast::format::config_object::{ChunkerConfig, WriterParameters};
 use holdfast::format::key_slot::{KdfCosts, Secret};
+use holdfast::format::parity::ParityShare;
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::ops::accept::{self, AcceptMeans};
 use holdfast::ops::backup::{self, BackupMeans, BackupRequest, SourceFrom, SourceRequest, TurnMeans};
@@ -134,6 +135,11 @@ pub(crate) struct Actor {
     ends: bool,
 }
 
+/// How much parity the processes of a machine write; a tenth of each pack.
+pub(crate) fn some_parity() -> Option<ParityShare> {
+    ParityShare::new(10)
+}
+
 impl Drop for Actor {
     fn drop(&mut self) {
         if self.ends {
@@ -192,7 +198,7 @@ impl Actor {
     ) -> Said<Self> {
         let store = Arc::new(LocalStore::open_on(Path::new(PLACE), disk));
         let opened = open::open(Arc::clone(&store), Some(&secret())).map_err(text)?;
-        let parameters = opened.config.writer_parameters().map_err(text)?;
+        let parameters = opened.config.writer_parameters().map_err(text)?.with_parity(machine.parity());
         Ok(Self {
             pid,
             machine: Arc::clone(machine),

@@ -4,8 +4,9 @@
 use crate::crash::alone;
 use crate::dice::Dice;
 use crate::disk::{Call, Death, Faults, Image, Machine, Moment, Pid, Verdict};
-use crate::repo::{Actor, Content, NORMAL_TIME, Said, Site, Stand, Truth, edit, init, rows};
+use crate::repo::{Actor, Content, NORMAL_TIME, Said, Site, Stand, Truth, edit, init, rows, some_parity};
 use holdfast::domain::id::SnapshotId;
+use holdfast::format::parity::ParityShare;
 use holdfast::fsio::disk::Disk;
 use holdfast::ops::prune::PruneOptions;
 use std::collections::HashMap;
@@ -57,6 +58,8 @@ struct History {
     streams: Vec<Vec<u8>>,
     site: Option<Site>,
     tally: Tally,
+    /// Every third history has it.
+    parity: Option<ParityShare>,
 }
 
 /// Ends a process whatever happens to its thread.
@@ -93,9 +96,10 @@ impl History {
             }
         });
         let streams = (0..3).map(|_| rows(&mut dice, 40)).collect();
+        let parity = if seed % 3 == 0 { some_parity() } else { None };
         let site = dice.one_in(3).then(|| Site::new("files"));
         let shared = Mutex::new(Shared { time: NORMAL_TIME * 1_000_000_000, ..Shared::default() });
-        Ok(Self { dice, image: machine.image(), shared, streams, site, tally: Tally::default() })
+        Ok(Self { dice, image: machine.image(), shared, streams, site, tally: Tally::default(), parity })
     }
 
     fn content(&mut self, source: usize, tree: Option<(String, PathBuf, PathBuf)>) -> Content {
@@ -194,6 +198,7 @@ impl History {
 
     fn round(&mut self, number: u64) -> Said<()> {
         let machine = Machine::new(self.image.clone(), self.dice.next());
+        machine.wish_for_parity(self.parity);
         let writers = 1 + self.dice.below(3) as usize;
         let dice = &mut self.dice;
         let mut tree = self.site.as_mut().filter(|_| dice.one_in(2)).map(|site| site.change(dice));

@@ -84,7 +84,7 @@ impl Saving {
     pub(super) fn prepare(invocation: &Invocation, repository: &OpenRepository<LocalStore>) -> Result<Self, Failure> {
         let id = repository.config.repository;
         Ok(Self {
-            parameters: repository.config.writer_parameters()?,
+            parameters: opening::writer_parameters(invocation, &repository.config)?,
             own_folders: opening::own_folders(invocation, id)?,
             catalog: opening::catalog(invocation, id)?,
             cache: opening::cache_folder(invocation, id)?,

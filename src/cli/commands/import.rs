@@ -50,7 +50,7 @@ pub(crate) fn import(
     let environment = &invocation.environment;
     let repository = opening::open_for_writing(invocation, false)?;
     // before anything is written
-    let parameters = repository.config.writer_parameters()?;
+    let parameters = opening::writer_parameters(invocation, &repository.config)?;
     let id = repository.config.repository;
     let own_folders = opening::own_folders(invocation, id)?;
     let catalog = opening::catalog(invocation, id)?;

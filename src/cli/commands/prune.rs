@@ -38,7 +38,7 @@ pub(crate) fn prune(invocation: &Invocation, listing: &Listing, limits: &PruneLi
     let means = PruneMeans {
         store: Arc::clone(&repository.store) as Arc<_>,
         keys: Arc::clone(&repository.keys),
-        parameters: repository.config.writer_parameters()?,
+        parameters: opening::writer_parameters(invocation, &repository.config)?,
         random: Arc::new(RealRandom),
         clock: &invocation.clock,
         observer: invocation.observer(),

@@ -11,6 +11,7 @@ use crate::cli::opening::{self, Listing};
 use crate::domain::units::{format_count, format_size};
 use crate::fsio::system::RealRandom;
 use crate::ops::repair::packs::{self, PacksReport, PacksRequest};
+use crate::ops::repair::parity::ParityReport;
 use crate::ops::repair::snapshots::{self, SnapshotsReport, SnapshotsRequest};
 use crate::ops::repair::{LostStream, RepairError, RepairMeans};
 use crate::ops::repair_index::Local;
@@ -29,7 +30,8 @@ pub(crate) fn packs(invocation: &Invocation, args: &PacksArgs) -> Result<ExitCod
     } else {
         print_packs(invocation, &report);
     }
-    let open = report.dry_run && !report.damaged.is_empty() || !report.left.is_empty();
+    let faulty = !report.damaged.is_empty() || !report.parity.damaged.is_empty();
+    let open = report.dry_run && faulty || !report.left.is_empty() || !report.parity.left.is_empty();
     conclude(invocation, Some(&listing), &report.lost, &report.unreadable_snapshots, open)
 }
 
@@ -68,7 +70,7 @@ fn with_means<T>(
     let means = RepairMeans {
         store: Arc::clone(&repository.store) as Arc<_>,
         keys: Arc::clone(&repository.keys),
-        parameters: repository.config.writer_parameters()?,
+        parameters: opening::writer_parameters(invocation, &repository.config)?,
         random: Arc::new(RealRandom),
         clock: &invocation.clock,
         observer: invocation.observer(),
@@ -140,6 +142,9 @@ fn print_packs(invocation: &Invocation, report: &PacksReport) {
     for pack in &report.damaged {
         let reasons = pack.reasons.join("; ");
         output.line(&format!("{} is {}: {reasons}", pack.object, pack.problem));
+        if pack.by_parity {
+            output.line("  its parity makes it whole");
+        }
         if !report.dry_run {
             let to = pack.quarantined.as_ref().map_or_else(String::new, |to| format!("; moved to {to}"));
             output.line(&format!(
@@ -151,9 +156,10 @@ fn print_packs(invocation: &Invocation, report: &PacksReport) {
             ));
         }
     }
-    for (object, reason) in &report.left {
+    for (object, reason) in report.left.iter().chain(&report.parity.left) {
         output.line(&format!("{object} was left alone: {reason}"));
     }
+    print_parity(invocation, &report.parity, report.dry_run);
     for healed in &report.healed {
         output.line(&format!("Healed: snapshot {}, source {}, {}", healed.snapshot, healed.source, healed.stream));
     }
@@ -166,6 +172,21 @@ fn print_packs(invocation: &Invocation, report: &PacksReport) {
             report.packs_written,
             format_size(report.written_bytes)
         )),
+    }
+}
+
+fn print_parity(invocation: &Invocation, report: &ParityReport, dry_run: bool) {
+    let (output, would) = (&invocation.output, if dry_run { "would be " } else { "" });
+    for parity in &report.damaged {
+        let to = parity.quarantined.as_ref().map_or_else(String::new, |to| format!("; the damaged one is {to}"));
+        output.line(&format!("{} is {}: {would}written again{to}", parity.object, parity.problem));
+    }
+    if report.unprotected > 0 && dry_run {
+        output.line(&format!("{} packs have no parity and would get it", format_count(report.unprotected)));
+    }
+    if report.written > 0 {
+        let (count, size) = (format_count(report.written), format_size(report.written_bytes));
+        output.line(&format!("Parity of {count} packs written ({size})"));
     }
 }
 

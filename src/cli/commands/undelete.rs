@@ -48,7 +48,7 @@ fn undelete(invocation: &Invocation, listing: &Listing, id: SnapshotId) -> Resul
     let means = UndeleteMeans {
         store: Arc::clone(&repository.store),
         keys: Arc::clone(&repository.keys),
-        parameters: repository.config.writer_parameters()?,
+        parameters: opening::writer_parameters(invocation, &repository.config)?,
         random: Arc::new(RealRandom),
         clock: &invocation.clock,
         host: invocation.environment.host.clone(),

@@ -131,7 +131,9 @@ fn print(invocation: &Invocation, report: &VerifyReport) {
     }
     let no_loss = report.affected.is_empty() && report.unreadable_snapshots.is_empty();
     if report.is_damaged() && no_loss && !is_stored_only(report) {
-        output.line("No data of a snapshot is lost as far as was verified: second copies serve, or nothing needs it");
+        output.line(
+            "No data of a snapshot is lost as far as was verified: second copies or parity serve, or nothing needs it",
+        );
     }
     let size = units::format_size;
     if report.packs_read > 0 {
@@ -194,6 +196,17 @@ fn conclude(report: &VerifyReport) -> Result<ExitCode, Failure> {
         || report.notes.iter().any(|n| n.code == "pack.unindexed");
     let failure =
         if index { failure.hint("`holdfast repair index` makes the index anew from the packs") } else { failure };
+    let failure = match report.repairable.len() {
+        0 => failure,
+        1 => failure.hint("one pack is repairable, its parity makes it whole: run `holdfast repair packs`"),
+        n => failure
+            .hint(format!("{n} packs are repairable, their parity makes them whole: run `holdfast repair packs`")),
+    };
+    let failure = if report.findings.iter().any(|f| f.object.starts_with("parity/")) {
+        failure.hint("`holdfast repair packs` writes damaged and missing parity again")
+    } else {
+        failure
+    };
     if is_stored_only(report) {
         return Err(failure.hint("run `holdfast verify --read-data` with the key to see which data is hit"));
     }

@@ -32,6 +32,7 @@ pub use variables::{KNOWN as KNOWN_VARIABLES, add_env_file};
 use super::environment::Environment;
 use super::failure::Failure;
 use crate::domain::snapshot::Series;
+use crate::format::parity::ParityShare;
 use document::{Node, Table, Value};
 use reader::{Findings, Setting, TableReader, quoted};
 use std::collections::BTreeMap;
@@ -68,6 +69,8 @@ pub struct Settings {
     pub repository: Valued<PathBuf>,
     /// What opens it; None: ask.
     pub unlock: Option<Valued<UnlockFrom>>,
+    /// How much parity new packs get; None: none.
+    pub parity: Option<ParityShare>,
     /// The sources, in the order of the files.
     pub sources: Vec<SourceSettings>,
     /// The other tables.
@@ -139,6 +142,7 @@ impl Settings {
         Ok(Self {
             repository,
             unlock,
+            parity: configured.parity,
             sources,
             sections,
             cache_dir: switches.cache_dir,
@@ -272,6 +276,7 @@ impl Setting for Location {
 struct ConfiguredRepository {
     location: Option<Valued<PathBuf>>,
     unlock: Option<Valued<UnlockFrom>>,
+    parity: Option<ParityShare>,
 }
 
 fn read_repository(root: &mut TableReader<'_, '_>) -> ConfiguredRepository {
@@ -290,8 +295,9 @@ fn read_repository(root: &mut TableReader<'_, '_>) -> ConfiguredRepository {
         (None, Some(path)) => Some(UnlockFrom::KeyFile(path)).zip(at(&table, "key_file")),
         (None, None) => None,
     };
+    let parity = table.get("parity");
     table.finish(|_| None);
-    ConfiguredRepository { location, unlock: unlock.map(|(value, origin)| Valued { value, origin }) }
+    ConfiguredRepository { location, unlock: unlock.map(|(value, origin)| Valued { value, origin }), parity }
 }
 
 fn choose_repository(

@@ -10,6 +10,7 @@ use crate::cli::args::url::refuse_password;
 use crate::cli::environment::Environment;
 use crate::domain::retention::Window;
 use crate::domain::units::{format_duration_exact, format_size_exact, parse_duration, parse_size};
+use crate::format::parity::ParityShare;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -155,6 +156,22 @@ impl Setting for Size {
     }
     fn shown(&self) -> String {
         quoted(&format_size_exact(self.0))
+    }
+}
+
+impl Setting for ParityShare {
+    fn read(node: &Node, _: &Environment) -> Result<Self, Problem> {
+        let expected = || expected(node, "a share from \"1%\" to \"100%\"");
+        match &node.value {
+            Value::Text(text) => {
+                let percent = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+                percent.and_then(Self::new).ok_or_else(expected)
+            }
+            _ => Err(expected()),
+        }
+    }
+    fn shown(&self) -> String {
+        quoted(&format!("{}%", self.percent()))
     }
 }
 

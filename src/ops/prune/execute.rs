@@ -38,7 +38,10 @@ pub(super) fn execute(
     let mut writer = PackWriter::new(writer, keys, random).with_target(&means.parameters).for_rewriting(PACK_BYTES_MIN);
     let mut written = Vec::new();
     match write_and_prove(means, &view, &plan, &mut writer, &mut written, report) {
-        Ok(gone) => publish_and_condemn(means, view, plan, written, gone, report),
+        Ok(gone) => {
+            report.written_bytes += writer.parity_bytes();
+            publish_and_condemn(means, view, plan, written, gone, report)
+        }
         Err(error) => {
             writer.abandon(means.store.as_ref(), &mut written);
             Err(error)

@@ -17,6 +17,7 @@ use crate::repository::index_loader;
 use crate::repository::liveness::Marking;
 use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES, load_index};
 use crate::repository::pack_writer::{INDEX_PACKS_MAX, put_index};
+use crate::repository::parity;
 use crate::repository::session;
 use crate::storage::{ErrorKind, ObjectKind, ObjectName, ReadStore};
 use std::collections::{BTreeSet, HashSet};
@@ -215,11 +216,7 @@ fn delete(
     let gone: HashSet<PackId> = record.packs.iter().copied().collect();
     replace_index(means, index, &gone)?;
     for (done, pack) in (1u64..).zip(&record.packs) {
-        let name = ObjectName::pack(*pack);
-        let stored = means.store.stored_bytes(&name)?;
-        if means.store.delete(&name)? {
-            report.removed_bytes += stored.unwrap_or(0);
-        }
+        report.removed_bytes += parity::delete_pack(means.store.as_ref(), *pack)?;
         means.observer.event(&Event::Progress(Progress {
             items_done: done,
             total_items: Some(total),

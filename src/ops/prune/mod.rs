@@ -27,6 +27,7 @@ use crate::repository::index::RepositoryIndex;
 use crate::repository::index_loader;
 use crate::repository::liveness::Marking;
 use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
+use crate::repository::parity;
 use crate::repository::session::{self, BackupSession, SessionStart};
 use crate::storage::{self, DeleteStore, ErrorKind, ObjectKind, ReadStore, WriteStore};
 use plan::{Limits, Plan};
@@ -243,7 +244,24 @@ pub fn run(means: &PruneMeans<'_>, options: &PruneOptions) -> Result<PruneReport
     if limits.step_bytes.is_some() {
         means.store.restore_reserve()?;
     }
+    if !options.dry_run && result.is_ok() {
+        sweep_parity(means, &mut report)?;
+    }
     result.map(|()| report)
+}
+
+/// Deletes parity without a pack, as a prune leaves it that dies between the two.
+fn sweep_parity(means: &PruneMeans<'_>, report: &mut PruneReport) -> Result<(), PruneError> {
+    let store = means.store.as_ref();
+    if parity::orphans(store, |_| false)?.is_empty() {
+        return Ok(());
+    }
+    let (index, loaded) = index_loader::load(store, &means.keys, means.cache)?;
+    refuse_damaged_index(loaded)?;
+    for pack in parity::orphans(store, |pack| index.pack_number(pack).is_some())? {
+        report.removed_bytes += parity::delete_pack(store, pack)?;
+    }
+    Ok(())
 }
 
 fn run_steps(

@@ -6,6 +6,7 @@
 
 pub mod copies;
 pub mod packs;
+pub mod parity;
 mod salvage;
 mod snapshot_files;
 pub mod snapshots;

@@ -5,6 +5,7 @@
 //! aside. A crash anywhere leaves a repository in which the same repair finds the same work again, or less. What only a
 //! damaged blob held is in no index object any more, so the next backup stores it again if its source still has it.
 
+use super::parity::{self, ParityReport, Wanted};
 use super::salvage::{BlobKey, Salvage, key_of, new_blob};
 use super::{LostStream, RepairError, RepairMeans, begin, lost_streams, open_reading, refuse_beside_another};
 use crate::domain::id::{IndexId, PackId, VersionId};
@@ -54,6 +55,8 @@ pub struct RepairedPack {
     pub blobs_healed: u64,
     /// Blobs that no pack has.
     pub blobs_lost: u64,
+    /// Its parity made it whole, so nothing of it is lost.
+    pub by_parity: bool,
     /// Where it was moved; none when it was missing, or nothing was done.
     pub quarantined: Option<String>,
 }
@@ -92,6 +95,8 @@ pub struct PacksReport {
     pub unreadable_snapshots: Vec<String>,
     /// Damaged packs that were left alone, with the reason.
     pub left: Vec<(String, String)>,
+    /// What happened to parity.
+    pub parity: ParityReport,
 }
 
 /// Repairs packs.
@@ -114,12 +119,14 @@ pub fn run(means: &RepairMeans<'_>, request: &PacksRequest) -> Result<PacksRepor
     };
     let faults = chosen(&examined, request);
     report.damaged = faults.iter().map(|(pack, fault)| described(&reading, &examined, *pack, fault)).collect();
+    let share = means.parameters.parity();
+    let wanted = parity::wanted(&examined, &reading.index, share, &request.packs, &mut report.parity);
     drop(reading);
-    if !faults.is_empty() && !request.dry_run {
+    if !(faults.is_empty() && wanted.is_empty()) && !request.dry_run {
         refuse_beside_another(means, None)?;
         let guard = begin(means, Vec::new())?.into_parts().1;
         let worked = refuse_beside_another(means, Some(guard.id()))
-            .and_then(|()| work(means, &faults, &examined.snapshots, &mut report));
+            .and_then(|()| work(means, &faults, &wanted, &examined.snapshots, &mut report));
         // the session kept a prune from deleting what was read here; nobody needs to wait for it any more
         session::end(means.store.as_ref(), guard.id())?;
         worked?;
@@ -146,6 +153,7 @@ fn described(reading: &Reading, examined: &Examined, pack: PackId, fault: &Fault
         blobs_copied: 0,
         blobs_healed: 0,
         blobs_lost: 0,
+        by_parity: examined.report.repairable.contains(&object),
         quarantined: None,
         object,
     }
@@ -155,6 +163,7 @@ fn described(reading: &Reading, examined: &Examined, pack: PackId, fault: &Fault
 fn work(
     means: &RepairMeans<'_>,
     faults: &BTreeMap<PackId, Fault>,
+    wanted: &Wanted,
     snapshots: &[LoadedSnapshot],
     report: &mut PacksReport,
 ) -> Result<(), RepairError> {
@@ -163,6 +172,12 @@ fn work(
     let records = condemned::load_all(means.store.as_ref(), &means.keys)?;
     let condemned: HashSet<PackNumber> =
         condemned::packs_of(&records).iter().filter_map(|id| reading.index.pack_number(*id)).collect();
+    let number = |pack: PackId| reading.index.pack_number(pack);
+    let stays = |pack: PackId| number(pack).is_some_and(|n| !condemned.contains(&n));
+    parity::write(means, wanted, stays, &mut report.parity)?;
+    if faults.is_empty() {
+        return Ok(());
+    }
     let mut gone: HashSet<PackNumber> = HashSet::new();
     for pack in faults.keys() {
         let object = ObjectName::pack(*pack).to_string();
@@ -183,7 +198,7 @@ fn work(
     match salvage_and_prove(means, &reading, &gone, &condemned, &mut writer, &mut written, report) {
         Ok(healed) => {
             report.packs_written = written.len() as u64;
-            report.written_bytes = written.iter().map(|p| p.stored_bytes).sum();
+            report.written_bytes = written.iter().map(|p| p.stored_bytes).sum::<u64>() + writer.parity_bytes();
             publish(means, &reading.index, &gone, written)?;
             put_aside(means, &reading.index, &gone, report)?;
             report.healed = healed_streams(&healed, snapshots);
@@ -261,6 +276,9 @@ fn prove(
             }
         }
     }
+    if let Some(reason) = packs.healed().into_iter().next() {
+        return Err(RepairError::NotProved { what: "what was kept".to_owned(), reason });
+    }
     match expected.len() {
         0 => Ok(()),
         n => Err(RepairError::NotProved { what: "what was kept".to_owned(), reason: format!("{n} blobs are missing") }),
@@ -299,7 +317,7 @@ fn put_aside(
     gone: &HashSet<PackNumber>,
     report: &mut PacksReport,
 ) -> Result<(), RepairError> {
-    let mut aside = Vec::new();
+    let (mut aside, mut ids) = (Vec::new(), HashSet::new());
     for number in gone {
         let Some(info) = index.pack(*number) else { continue };
         let name = ObjectName::pack(info.id);
@@ -308,7 +326,9 @@ fn put_aside(
             pack.quarantined = moved.map(|to| to.to_string());
         }
         aside.push(name.to_string());
+        ids.insert(info.id);
     }
+    parity::put_aside(means, &ids)?;
     means.local.catalog.drop_reads(&aside);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! For repairs: which packs are not as they were written, and which parts of which versions cannot be given back.
 
 use super::records::{self, States};
-use super::{BadBlobs, Gatherer, PackSelection, Run, VerifyError, VerifyOptions, VerifyReport, VerifyScope};
+use super::{BadBlobs, PackSelection, ParityFault, Run, VerifyError, VerifyOptions, VerifyReport, VerifyScope};
 use super::{impact, packs, structure};
 use crate::catalog::Catalog;
 use crate::domain::id::{PackId, VersionId};
@@ -29,6 +29,10 @@ pub enum Fault {
 pub struct Examined {
     /// Packs that are not as they were written.
     pub packs: BTreeMap<PackId, Fault>,
+    /// Packs whose parity is not as it was written; without reading packs only some of it is seen.
+    pub parity: BTreeMap<PackId, ParityFault>,
+    /// Packs that the index names and that have parity, in whatever state.
+    pub protected: BTreeSet<PackId>,
     /// Findings, and whom they hit.
     pub report: VerifyReport,
     /// Visible snapshots, newest first.
@@ -78,7 +82,7 @@ pub fn examine(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Examined, VerifyError> {
-    let run = Run { reading, catalog, clock, observer, cancel, gatherer: Gatherer::default() };
+    let run = Run::new(reading, catalog, clock, observer, cancel);
     let (snapshots, unreadable) = reading.snapshots()?;
     for bad in &unreadable {
         run.gatherer.error(&bad.error);
@@ -102,7 +106,9 @@ pub fn examine(
     let states = records::check(&run, &snapshots, &coverage)?;
     impact::find(&run, &snapshots, &states)?;
     faults.extend(bad.into_iter().map(|(pack, blobs)| (pack, Fault::Damaged(blobs))));
-    Ok(Examined { packs: faults, report: run.gatherer.into_report(), snapshots, states })
+    let protected = crate::repository::parity::list(reading.store.as_ref())?.into_keys().collect();
+    let parity = run.parity.into_map();
+    Ok(Examined { packs: faults, parity, protected, report: run.gatherer.into_report(), snapshots, states })
 }
 
 impl From<crate::storage::Error> for VerifyError {

@@ -13,12 +13,14 @@ pub mod examine;
 mod impact;
 mod objects;
 mod packs;
+mod parity;
 mod records;
 mod report;
 pub mod stored;
 mod streams;
 mod structure;
 
+pub use parity::ParityFault;
 pub use report::{Affected, VerifyFinding, VerifyNote, VerifyReport};
 
 use super::cancel::{Cancel, Cancelled};
@@ -31,6 +33,7 @@ use crate::repository::Problem;
 use crate::repository::error::RepoError;
 use crate::repository::reading::Reading;
 use crate::repository::snapshots::LoadedSnapshot;
+use parity::ParityFaults;
 use report::Gatherer;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -108,6 +111,20 @@ struct Run<'a> {
     observer: &'a dyn Observer,
     cancel: &'a Cancel,
     gatherer: Gatherer,
+    parity: ParityFaults,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        reading: &'a Reading,
+        catalog: &'a Catalog,
+        clock: &'a dyn Clock,
+        observer: &'a dyn Observer,
+        cancel: &'a Cancel,
+    ) -> Self {
+        let (gatherer, parity) = (Gatherer::default(), ParityFaults::default());
+        Self { reading, catalog, clock, observer, cancel, gatherer, parity }
+    }
 }
 
 impl Run<'_> {
@@ -137,7 +154,7 @@ pub fn run(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<VerifyReport, VerifyError> {
-    let run = Run { reading, catalog, clock, observer, cancel, gatherer: Gatherer::default() };
+    let run = Run::new(reading, catalog, clock, observer, cancel);
     let (snapshots, unreadable) = reading.snapshots()?;
     run.gatherer.count(|r| {
         r.complete = true;

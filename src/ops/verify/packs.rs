@@ -160,12 +160,18 @@ fn read_pack(run: &Run<'_>, number: PackNumber) -> Option<Outcome> {
     let mut hasher = StoredHasher::new();
     let mut at = 0;
     let mut broken = false;
+    let protected = run.reading.store.stored_bytes(&ObjectName::parity(info.id)).is_ok_and(|stored| stored.is_some());
+    // parity is compared with all bytes of its pack
+    let mut kept = Vec::new();
     while at < stored_bytes.min(OBJECT_BYTES_MAX + 1) && !broken {
         let length = (stored_bytes - at).min(PIECE_BYTES);
         match run.reading.store.get_range(&name, at, u32::try_from(length).unwrap_or(u32::MAX)) {
             Ok(piece) => {
                 hasher.update(&piece);
                 contents.take(&piece);
+                if protected {
+                    kept.extend_from_slice(&piece);
+                }
             }
             Err(error) => {
                 let (_, problem, reason) = super::report::describe(&RepoError::Storage(error));
@@ -186,7 +192,13 @@ fn read_pack(run: &Run<'_>, number: PackNumber) -> Option<Outcome> {
             Err(error) => fault(Problem::Damaged, error.to_string()),
         }
     }
-    let (bad, plain_bytes) = contents.finish(run.reading.store.as_ref(), &name, &mut fault);
+    let (mut bad, plain_bytes) = contents.finish(run.reading.store.as_ref(), &name, &mut fault);
+    if protected {
+        super::parity::compare(run, info, whole.then_some(kept.as_slice()));
+    }
+    if !whole && super::parity::repairable(run, info.id, info.stored_bytes) {
+        bad.clear();
+    }
     run.gatherer.count(|r| {
         r.packs_read += 1;
         r.stored_bytes_read += at;

@@ -90,6 +90,10 @@ pub struct VerifyReport {
     pub findings_omitted: u64,
     /// Snapshots of which no copy of the record can be read.
     pub unreadable_snapshots: Vec<String>,
+    /// Packs that the index names and that have parity. Zero where the structure was not looked at.
+    pub packs_with_parity: u64,
+    /// Damaged or missing packs that their parity makes whole again: reads go on, `repair packs` makes them anew.
+    pub repairable: Vec<String>,
     /// Data that cannot be given back. Empty although there are findings: second copies serve, or nothing needs it.
     pub affected: Vec<Affected>,
     /// What is no damage.
@@ -138,6 +142,15 @@ impl Gatherer {
         self.finding(object, problem, reason);
     }
 
+    /// Notes that a damaged pack can be made whole by its parity.
+    pub(super) fn repairable(&self, object: &str) {
+        self.with(|all| {
+            if !all.report.repairable.iter().any(|known| known == object) && all.report.repairable.len() < KEPT_MAX {
+                all.report.repairable.push(object.to_owned());
+            }
+        });
+    }
+
     /// Adds a note.
     pub(super) fn note(&self, code: &'static str, object: impl Into<String>, message: impl Into<String>) {
         let note = VerifyNote { code, object: object.into(), message: message.into() };
@@ -164,6 +177,7 @@ impl Gatherer {
     pub(super) fn into_report(self) -> VerifyReport {
         let mut report = self.0.into_inner().unwrap_or_else(PoisonError::into_inner).report;
         report.findings.sort_by(|a, b| (&a.object, &a.reason).cmp(&(&b.object, &b.reason)));
+        report.repairable.sort();
         report.notes.sort_by(|a, b| (&a.object, &a.message).cmp(&(&b.object, &b.message)));
         report
     }

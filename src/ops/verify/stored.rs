@@ -16,6 +16,7 @@ use crate::ops::repair_index::pack_id;
 use crate::repository::Problem;
 use crate::repository::acts;
 use crate::repository::error::RepoError;
+use crate::repository::parity;
 use crate::storage::{ErrorKind, ObjectInfo, ObjectKind, ObjectName, ReadStore, SessionPart};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -101,6 +102,7 @@ fn promise(kind: ObjectKind, name: &ObjectName) -> Option<Promise> {
     let (first, second) = (words.next()?, words.next());
     match (kind, second) {
         (ObjectKind::Pack, _) => of(ObjectTag::Pack, pack_id(name)?.0, None),
+        (ObjectKind::Parity, _) => of(ObjectTag::Parity, parity::pack_of(name)?.0, Some(0)),
         (ObjectKind::Key, None) => match first.strip_suffix(".copy") {
             Some(id) => of(ObjectTag::KeySlot, KeySlotId::parse(id).ok()?.0, Some(1)),
             None => of(ObjectTag::KeySlot, KeySlotId::parse(first).ok()?.0, Some(0)),

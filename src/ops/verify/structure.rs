@@ -1,7 +1,7 @@
 //! Index objects in full, packs against the index, and which bytes of which literal space can be read.
 
-use super::{BadBlobs, Run, VerifyError};
-use crate::domain::id::{IndexId, VersionId};
+use super::{BadBlobs, Run, VerifyError, parity};
+use crate::domain::id::{IndexId, PackId, VersionId};
 use crate::format::envelope;
 use crate::format::records::{BlobEntry, BlobMeta, IndexBody, IndexedPack, PACK_TRAILER_BYTES, PackTable};
 use crate::recipe::run::{Intervals, normalize};
@@ -11,7 +11,7 @@ use crate::repository::index_loader;
 use crate::repository::pack_reader::{LoadedTable, Segment, TABLE_BYTES_MAX, decode_index, open_blob};
 use crate::storage::{ErrorKind, ObjectKind, ObjectName};
 use rayon::prelude::*;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// The readable parts of every literal space, for each copy number and for both together.
 #[derive(Debug, Default)]
@@ -91,11 +91,12 @@ pub(super) fn check(run: &Run<'_>, bad: &BadBlobs) -> Result<Coverage, VerifyErr
     // the packs of those that others have replaced may be gone
     readable.retain(|id| !superseded.contains(id));
     run.gatherer.count(|r| r.objects_read += (readable.len() + damaged.len()) as u64);
+    let protected = parity::listed(run)?;
     let mut named = HashSet::new();
     for id in readable {
         run.cancel.check()?;
         let Ok(Some(body)) = read_index(run, id) else { continue };
-        let results: Vec<Usable> = body.packs.par_iter().map(|pack| check_pack(run, id, pack)).collect();
+        let results: Vec<Usable> = body.packs.par_iter().map(|pack| check_pack(run, id, pack, &protected)).collect();
         for (pack, usable) in body.packs.into_iter().zip(results) {
             named.insert(pack.pack);
             cover(run, &mut coverage, &pack, usable, bad.get(&pack.pack));
@@ -116,7 +117,7 @@ pub(super) fn check(run: &Run<'_>, bad: &BadBlobs) -> Result<Coverage, VerifyErr
 }
 
 /// Names among packs and index objects that are none, and packs that no index object names.
-fn strays(run: &Run<'_>, named: &HashSet<crate::domain::id::PackId>) -> Result<(), VerifyError> {
+fn strays(run: &Run<'_>, named: &HashSet<PackId>) -> Result<(), VerifyError> {
     let store = run.reading.store.as_ref();
     for info in store.list(ObjectKind::Index).map_err(RepoError::from)? {
         let text = info.name.as_str();
@@ -164,7 +165,7 @@ struct Usable {
 }
 
 /// Existence, length and table of one pack.
-fn check_pack(run: &Run<'_>, index: IndexId, pack: &IndexedPack) -> Usable {
+fn check_pack(run: &Run<'_>, index: IndexId, pack: &IndexedPack, protected: &BTreeMap<PackId, u64>) -> Usable {
     let name = ObjectName::pack(pack.pack);
     let found = |problem, reason: String| run.gatherer.finding(name.as_str(), problem, reason);
     let stored_bytes = match run.reading.store.stored_bytes(&name) {
@@ -173,6 +174,9 @@ fn check_pack(run: &Run<'_>, index: IndexId, pack: &IndexedPack) -> Usable {
             // a prune that is at work replaces the index object first
             if !matches!(run.reading.store.stored_bytes(&ObjectName::index(index)), Ok(None)) {
                 found(Problem::Missing, "it is not there".to_owned());
+                if parity::repairable(run, pack.pack, pack.stored_bytes) {
+                    return Usable { stored_bytes: pack.stored_bytes };
+                }
             }
             return Usable { stored_bytes: 0 };
         }
@@ -182,9 +186,14 @@ fn check_pack(run: &Run<'_>, index: IndexId, pack: &IndexedPack) -> Usable {
             return Usable { stored_bytes: pack.stored_bytes };
         }
     };
+    let mut usable = Usable { stored_bytes };
     if stored_bytes != pack.stored_bytes {
         found(Problem::Damaged, format!("it has {stored_bytes} bytes instead of {}", pack.stored_bytes));
+        if parity::repairable(run, pack.pack, pack.stored_bytes) {
+            usable = Usable { stored_bytes: pack.stored_bytes };
+        }
     }
+    parity::glance(run, pack.pack, pack.stored_bytes, protected);
     match run.reading.packs.table_of(pack.pack, pack.stored_bytes) {
         Ok(table) if table != pack.table => {
             found(Problem::Damaged, format!("its table is not the one that index/{index} holds"));
@@ -197,9 +206,10 @@ fn check_pack(run: &Run<'_>, index: IndexId, pack: &IndexedPack) -> Usable {
         Err(error) => {
             let (_, problem, reason) = super::report::describe(&error);
             found(problem, reason);
+            parity::repairable(run, pack.pack, pack.stored_bytes);
         }
     }
-    Usable { stored_bytes }
+    usable
 }
 
 /// What is wrong with a table in itself, if anything is.
@@ -251,7 +261,17 @@ fn read_sparse(
     ordinal: u32,
     offset: u64,
 ) -> Result<Segment, RepoError> {
-    let stored = run.reading.store.get_range(&ObjectName::pack(pack.pack), offset, entry.stored_bytes)?;
-    let raw = open_blob(&run.reading.keys, pack.pack, ordinal, &entry, &stored)?;
+    let stored = run.reading.store.get_range(&ObjectName::pack(pack.pack), offset, entry.stored_bytes);
+    let opened = stored.map_err(RepoError::from);
+    let opened = opened.and_then(|stored| open_blob(&run.reading.keys, pack.pack, ordinal, &entry, &stored));
+    let raw = match opened {
+        Err(error) if error.concerns_one_object() => {
+            let whole = run.reading.packs.made_whole(pack.pack, pack.stored_bytes)?.ok_or(error)?;
+            let start = usize::try_from(offset).unwrap_or(usize::MAX);
+            let stored = whole.get(start..).and_then(|rest| rest.get(..entry.stored_bytes as usize));
+            open_blob(&run.reading.keys, pack.pack, ordinal, &entry, stored.unwrap_or_default())?
+        }
+        other => other?,
+    };
     Segment::new(entry.meta, raw).map_err(|e| RepoError::damaged_pack(pack.pack, format!("blob {ordinal}: {e}")))
 }

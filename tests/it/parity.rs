@@ -152,7 +152,7 @@ fn damage_within_the_budget_hits_nobody_and_is_repaired() {
         assert_eq!(failures, 0, "{name} {damage:?}");
         assert!(report.findings.iter().any(|f| f.object == *name), "{name} {damage:?}: {:?}", report.findings);
         assert!(report.affected.is_empty(), "{name} {damage:?}: {:?}", report.affected);
-        assert_eq!(report.repairable, [name.clone()], "{damage:?}");
+        assert_eq!(report.repairable, std::slice::from_ref(name), "{damage:?}");
         if n % if full() { 50 } else { 5 } == 0 || !matches!(damage, Damage::Flip(..)) {
             let report = repair(&bad, &small, 8);
             let [repaired] = report.damaged.as_slice() else { panic!("{name} {damage:?}: {report:?}") };

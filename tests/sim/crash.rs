@@ -381,7 +381,7 @@ fn crash_points(test: &str, parity: Option<ParityShare>, one_of: u64) {
         points += mutations;
         in_parallel(mutations * ways, |job| {
             let (k, stop) = (job / ways, STOPS[((job % ways + job / ways + at as u64) % STOPS.len() as u64) as usize]);
-            if !is_wanted(at, k) || (k + at as u64) % one_of != 0 {
+            if !is_wanted(at, k) || !(k + at as u64).is_multiple_of(one_of) {
                 return Ok(());
             }
             let mut world = world.clone();
@@ -509,7 +509,7 @@ fn a_lying_disk_is_caught() {
 
 /// A world after one backup that ran with a schedule of faults which it did not notice, and then lost its power.
 fn after_unnoticed(sources: &Sources, faults: fn(&Moment<'_>) -> Verdict, power: u64) -> World {
-    let mut world = World::new(parity);
+    let mut world = World::new(None);
     for (seed, step) in [(1, Step::Init), (2, Step::Backup("a0", 0))] {
         let (ended, _) = alone(|| world.take(step, sources, seed, |m| m.set_faults(Some(Box::new(faults)))));
         assert!(matches!(ended, Ended::Done), "{step:?}");

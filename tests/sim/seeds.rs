@@ -96,7 +96,7 @@ impl History {
             }
         });
         let streams = (0..3).map(|_| rows(&mut dice, 40)).collect();
-        let parity = if seed % 3 == 0 { some_parity() } else { None };
+        let parity = if seed.is_multiple_of(3) { some_parity() } else { None };
         let site = dice.one_in(3).then(|| Site::new("files"));
         let shared = Mutex::new(Shared { time: NORMAL_TIME * 1_000_000_000, ..Shared::default() });
         Ok(Self { dice, image: machine.image(), shared, streams, site, tally: Tally::default(), parity })

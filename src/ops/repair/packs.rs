@@ -122,7 +122,8 @@ pub fn run(means: &RepairMeans<'_>, request: &PacksRequest) -> Result<PacksRepor
     let share = means.parameters.parity();
     let wanted = parity::wanted(&examined, &reading.index, share, &request.packs, &mut report.parity);
     drop(reading);
-    if !(faults.is_empty() && wanted.is_empty()) && !request.dry_run {
+    let work_to_do = !faults.is_empty() || !wanted.is_empty();
+    if work_to_do && !request.dry_run {
         refuse_beside_another(means, None)?;
         let guard = begin(means, Vec::new())?.into_parts().1;
         let worked = refuse_beside_another(means, Some(guard.id()))

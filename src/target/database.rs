@@ -55,7 +55,7 @@ pub enum TargetError {
         removed: bool,
     },
     /// The program that restores into what exists, in one transaction, ended badly: nothing was changed.
-    #[error("{program} {outcome} while it restored into {target}; its one transaction was taken back")]
+    #[error("{program} {outcome} while it restored into {target}; nothing of that is left")]
     Undone {
         /// The program.
         program: String,

@@ -27,6 +27,8 @@ pub enum ListedTarget<'a> {
         connection: &'a Connection,
         /// Everything belongs to the user who restores.
         no_owner: bool,
+        /// All of it in one transaction; otherwise of these only what holds rows and values.
+        whole: bool,
     },
     /// As SQL into this sink, which a thread of its own writes.
     Script(Box<dyn Write + Send>),
@@ -68,8 +70,8 @@ impl ListedRestore {
         word.push(list.path());
         args.push(word);
         let (mut spec, sink, name) = match target {
-            ListedTarget::Database { connection, no_owner } => {
-                args.push("--single-transaction".into());
+            ListedTarget::Database { connection, no_owner, whole } => {
+                args.push(if whole { "--single-transaction" } else { "--section=data" }.into());
                 args.extend(no_owner.then(|| "--no-owner".into()));
                 let spec = client_program(tools, "pg_restore", args, connection);
                 (spec, Box::new(io::sink()) as Box<dyn Write + Send>, connection.without_password())
@@ -235,4 +237,101 @@ pub fn drop_made(connection: &Connection, tables: &[(String, String)], made: &[M
     }
     statements.push_str("commit");
     connection.open()?.batch_execute(&statements).map_err(fail)
+}
+
+/// A table's name for a statement.
+pub fn quoted_table(schema: &str, name: &str) -> String {
+    format!("{}.{}", quoted(schema), quoted(name))
+}
+
+/// Pieces that may wait for the server.
+const PIECES_WAITING: usize = 4;
+
+/// Fills one table of a scratch database by `COPY`, in a transaction that empties it first. A thread of its own talks to
+/// the server. Dropped before [`Self::finish`], it takes everything back.
+#[derive(Debug)]
+pub struct Filler {
+    pieces: Option<crossbeam_channel::Sender<Vec<u8>>>,
+    worker: Option<std::thread::JoinHandle<Result<(), TargetError>>>,
+}
+
+impl Filler {
+    /// Starts. `copy` is the statement up to its columns, `table` the quoted name.
+    /// # Errors
+    /// [`TargetError::Client`] when there can be no thread.
+    pub fn start(connection: &Connection, copy: &str, table: &str) -> Result<Self, TargetError> {
+        let (pieces, waiting) = crossbeam_channel::bounded::<Vec<u8>>(PIECES_WAITING);
+        let (connection, copy, table) = (connection.clone(), copy.to_owned(), table.to_owned());
+        let worker =
+            std::thread::Builder::new().name("fill".into()).spawn(move || fill(&connection, &copy, &table, &waiting));
+        let worker = worker.map_err(|source| TargetError::Path {
+            operation: "start a thread to fill",
+            path: "the scratch database".into(),
+            source,
+        })?;
+        Ok(Self { pieces: Some(pieces), worker: Some(worker) })
+    }
+
+    /// Hands over rows as `COPY` has them. False when the server takes no more.
+    pub fn write(&mut self, piece: Vec<u8>) -> bool {
+        self.pieces.as_ref().is_some_and(|pieces| pieces.send(piece).is_ok())
+    }
+
+    /// Commits.
+    /// # Errors
+    /// [`TargetError`]; nothing is in the table then.
+    pub fn finish(mut self) -> Result<(), TargetError> {
+        // An empty piece is the end; without it the other side takes back what it has.
+        self.write(Vec::new());
+        self.pieces = None;
+        let lost = || TargetError::Server {
+            operation: "fill a table of",
+            target: "the scratch database".to_owned(),
+            reason: "its thread was lost".to_owned(),
+            removed: true,
+        };
+        self.worker.take().map_or(Ok(()), |worker| worker.join().unwrap_or_else(|_| Err(lost())))
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.pieces = None;
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+    }
+}
+
+fn fill(
+    connection: &Connection,
+    copy: &str,
+    table: &str,
+    waiting: &crossbeam_channel::Receiver<Vec<u8>>,
+) -> Result<(), TargetError> {
+    let fail = |error: postgres::Error| refused("fill a table of", connection, &error);
+    let broken = |source: io::Error| TargetError::Server {
+        operation: "fill a table of",
+        target: connection.without_password(),
+        reason: source.to_string(),
+        removed: true,
+    };
+    let mut client = connection.open()?;
+    // As pg_restore has them.
+    let settings = "set statement_timeout = 0; set lock_timeout = 0; set standard_conforming_strings = on; \
+                    set check_function_bodies = false; set xmloption = content; set row_security = off; \
+                    set search_path = ''";
+    client.batch_execute(settings).map_err(fail)?;
+    let mut transaction = client.transaction().map_err(fail)?;
+    transaction.batch_execute(&format!("truncate only {table}")).map_err(fail)?;
+    let mut rows = transaction.copy_in(&format!("{copy} FROM STDIN WITH (FREEZE)")).map_err(fail)?;
+    loop {
+        match waiting.recv() {
+            Ok(piece) if piece.is_empty() => break,
+            Ok(piece) => rows.write_all(&piece).map_err(broken)?,
+            Err(_) => return Ok(()),
+        }
+    }
+    rows.finish().map_err(fail)?;
+    transaction.commit().map_err(fail)
 }

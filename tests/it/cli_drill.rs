@@ -41,6 +41,13 @@ fn configured(place: &Place, cluster: &Cluster, more: &str) {
 fn everything_is_restored_in_a_temporary_cluster_proved_and_removed() {
     let (place, cluster, scratch) = (Place::with_repository(), Cluster::start(), scratch());
     cluster.sql("postgres", "create database app encoding 'LATIN1' template template0");
+    // Servers have time zones of their own; the temporary one has another.
+    cluster.sql("postgres", "alter database app set timezone = 'America/St_Johns'");
+    cluster.sql(
+        "app",
+        "create table times (at timestamptz) partition by range (at); create table times_all partition of times \
+         for values from ('2020-01-01') to ('2030-01-01'); insert into times values ('2026-06-01 12:00')",
+    );
     cluster.sql("app", &EXOTIC.replace("漢", "ß"));
     place.write("code/main.rs", "fn main() {}");
     let database = rusqlite::Connection::open(place.path("shop.db")).unwrap();
@@ -76,6 +83,53 @@ fn everything_is_restored_in_a_temporary_cluster_proved_and_removed() {
     let told = &history["history"][0];
     assert!(told.to_string().contains("proved") && told.to_string().contains(&id), "{told:#}");
     cluster.sql("app", "drop subscription far");
+}
+
+/// Tables that are filled and read without `pg_restore` and `pg_dump`: of every kind of row, and with rights that come and go.
+const LARGE: &str = "create role reader; create schema \"Odd.\"; \
+    create table \"Odd.\".\"Large \"\"one\" (id bigint primary key, \"a,b)\" text, at timestamptz, took interval, f float8, \
+        b bytea, n numeric, twice bigint generated always as (id * 2) stored); \
+    insert into \"Odd.\".\"Large \"\"one\" select i, case i % 5 when 0 then null when 1 then '' when 2 then E'\\\\.' \
+        else E'x\\ty\\\\\\n' || i end, timestamptz '2026-01-01' + i * interval '1 hour', i * interval '1 second', i / 3.0, \
+        decode(md5(i::text), 'hex'), i / 7.0 from generate_series(1, 30000) i; \
+    create function small(i int) returns boolean language plpgsql as 'begin return i < 1000000; end'; \
+    revoke execute on function small(int) from public; \
+    create table parent (x int); create table child (y text default 'd', check (small(x))) inherits (parent); \
+    alter table parent add column z int; insert into child select i, 'c' || i, i from generate_series(1, 25000) i; \
+    grant select on child to reader; create table log (at int) partition by range (at); \
+    create table log_1 partition of log for values from (0) to (100000); insert into log select generate_series(1, 21000); \
+    create table none (); create table few (x int); insert into few values (1); create sequence counter; \
+    select setval('counter', 7); create materialized view sums as select count(*) from child;";
+
+#[test]
+fn large_tables_are_filled_and_read_apart_and_proved_as_all_others() {
+    let (place, cluster, scratch) = (Place::with_repository(), Cluster::start(), scratch());
+    cluster.sql("postgres", "create database app");
+    cluster.sql("app", LARGE);
+    let bin = place.path("bin");
+    cluster.programs_with_fault(&bin, &place.path("fault.sql"));
+    configured(&place, &cluster, &format!("pg_bin_dir = '{}'\n", bin.display()));
+    place.backup::<&str>([]);
+    place.write("fault.sql", "select 1");
+    let ran = drill(&place, scratch.path(), &[]);
+    assert!(ran.good().stdout.contains("equal (") && ran.stdout.contains("76,001 rows in"), "{ran:?}");
+    // Each once the last part is restored, which fills the view.
+    for (fault, words) in [
+        ("update child set y = 'other' where x = 7", "table public.child has 25000 rows, as it must, but not all"),
+        ("delete from log_1 where at = 5", "table public.log_1 has 20999 rows instead of 21000"),
+        ("insert into few values (1)", "table public.few has 2 rows instead of 1"),
+        (
+            "update \"Odd.\".\"Large \"\"one\" set b = null where id = 9",
+            "table Odd..Large \"one has 30000 rows, as it must",
+        ),
+        ("grant truncate on child to reader", "acl public.TABLE child is not defined as it was saved"),
+    ] {
+        let last = "select from pg_class where relname = 'sums' and relispopulated";
+        place.write("fault.sql", format!("do $do$ begin if exists ({last}) then {fault}; end if; end $do$"));
+        let ran = drill(&place, scratch.path(), &[]);
+        assert_eq!((ran.code, ran.stdout.contains(words)), (19, true), "{fault}: {ran:?}");
+    }
+    assert_eq!(names(scratch.path()), Vec::<String>::new(), "something was left");
 }
 
 #[test]

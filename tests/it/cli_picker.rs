@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 
 /// Runs on a terminal of its own, with these lines typed. Returns what was shown, and the exit code.
-fn on_terminal(place: &Place, args: &[&str], typed: &str) -> (String, i32) {
+pub(crate) fn on_terminal(place: &Place, args: &[&str], typed: &str) -> (String, i32) {
     let mut child = begin(place, args);
     child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();

@@ -2,6 +2,7 @@
 
 mod arch;
 mod bad_input;
+mod cli_confirmations;
 mod cli_drill;
 mod cli_export;
 mod cli_forget;

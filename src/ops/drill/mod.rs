@@ -4,6 +4,7 @@
 //! go into a temporary folder; what programs gave is decoded and compared with its proof. A source that fails never
 //! stops the others. Nothing but scratch things that the drill made itself is ever written or removed.
 
+mod large;
 mod postgres;
 
 use super::cancel::{Cancel, Cancelled};

@@ -11,13 +11,16 @@
 //!
 //! Everything stops at the first error.
 
+use super::large::{self, Large};
 use super::{Done, Error, Means, copy, data_stream, proving, require_space, restoring, unique};
 use crate::domain::snapshot::{SourceRecord, StreamRecord, StreamRole};
-use crate::ops::proof::{self, Expected, Leave, PostgresMeans};
+use crate::ops::proof::{self, Apart, Expected, Leave, PostgresMeans};
+use crate::ops::restore::contents::Contents;
 use crate::repository::reading::CopyError;
 use crate::source::postgres::client::{self, ClientSearch, ClientTools};
 use crate::source::postgres::connect::Connection;
 use crate::target::cluster::{self, Cluster, ClusterMeans};
+use crate::target::listed::{ListedRestore, ListedTarget};
 use crate::target::postgres::{DumpFormat, PostgresRestore, RestoreOptions, Section};
 use crate::target::roles::{self, Role};
 use crate::target::scratch::{self, DATABASE_PREFIX, Scratch};
@@ -133,13 +136,22 @@ fn in_cluster(
     // Large objects come with their rows from PostgreSQL 17 on, and only their owner or a superuser makes them.
     let loads_apart = programs.major >= WRITE_ALL_SINCE && !facts.kinds.contains("BLOB METADATA");
     let mut expected = Expected::new(source, means.random, leave);
+    let mut apart = Vec::new();
     filling.part(target, options, Section::Before, &mut notes)?;
     if loads_apart {
         let loader = cluster.connection_as(cluster::LOADER).with_database(&name);
         let make = format!("create role {0} login; grant pg_write_all_data, pg_read_all_data to {0}", cluster::LOADER);
         scratch::execute(target, "make a role in", &make)?;
         let close = scratch::open_functions(target, cluster::LOADER)?;
-        filling.rows(&loader, RestoreOptions { section: Some(Section::Data), ..options }, &mut expected, &mut notes)?;
+        let contents = large::read_contents(means, stream)?;
+        let large = Large::choose(&contents, source);
+        if large.is_empty() {
+            let data = RestoreOptions { section: Some(Section::Data), ..options };
+            filling.rows(&loader, data, &mut expected, &mut notes)?;
+        } else {
+            filling.rows_apart(target, &loader, &large, &contents, &mut expected, &mut notes)?;
+            apart = large.apart();
+        }
         scratch::execute(target, "close functions in", &close)?;
     } else {
         filling.rows(target, RestoreOptions { section: Some(Section::Data), ..options }, &mut expected, &mut notes)?;
@@ -148,7 +160,7 @@ fn in_cluster(
     let restore_time = began.elapsed();
     let place = format!("a temporary cluster of PostgreSQL {}", programs.major);
     let restored = Restored { place, restore_time, bytes: stream.plain_bytes };
-    prove(means, &tools, target, expected, notes, restored)
+    prove(means, &tools, target, expected, &apart, notes, restored)
 }
 
 fn on_server(
@@ -203,7 +215,7 @@ fn on_server(
     let restore_time = began.elapsed();
     let place = target.without_password();
     let restored = Restored { place, restore_time, bytes: stream.plain_bytes };
-    prove(means, &tools, target, expected, notes, restored)
+    prove(means, &tools, target, expected, &[], notes, restored)
 }
 
 /// Fills a scratch database from the stored dump.
@@ -230,6 +242,31 @@ impl Filling<'_> {
         })?;
         notes.extend(restore.finish(&[])?.notes);
         Ok(())
+    }
+
+    /// Restores the rows of large tables by ourselves and everything else by `pg_restore`, side by side, as `loader`.
+    fn rows_apart(
+        &self,
+        target: &Connection,
+        loader: &Connection,
+        large: &Large,
+        contents: &Contents,
+        expected: &mut Expected,
+        notes: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        let (means, others) = (self.means, large.others(contents));
+        let to = ListedTarget::Database { connection: loader, no_owner: false, whole: false };
+        let (grant, revoke) = large.grants(cluster::LOADER);
+        scratch::execute(target, "let tables be filled in", &grant)?;
+        let mut restore = ListedRestore::start(means.processes, self.tools, means.temp_dir, &others, to)?;
+        let mut filling = large.filling(loader);
+        copy(means, self.stream, |bytes| {
+            expected.feed(bytes);
+            filling.feed(bytes)?;
+            restore.write(bytes)
+        })?;
+        notes.extend(restore.finish()?);
+        Ok(scratch::execute(target, "take back what filling needed in", &revoke)?)
     }
 
     /// Restores a part that needs the table of contents alone.
@@ -280,13 +317,14 @@ fn prove(
     tools: &ClientTools,
     target: &Connection,
     expected: Expected,
+    apart: &[Apart],
     mut notes: Vec<String>,
     restored: Restored,
 ) -> Result<Done, Error> {
     proving(means);
     let began = Instant::now();
     let means_of_proof = PostgresMeans { processes: means.processes, tools, connection: target };
-    let mut proof = proof::postgres(expected, &means_of_proof, means.cancel)?;
+    let mut proof = proof::postgres_apart(expected, &means_of_proof, apart, means.cancel)?;
     notes.append(&mut proof.notes);
     proof.notes = notes;
     let Restored { place, restore_time, bytes: bytes_restored } = restored;

@@ -4,6 +4,7 @@
 //! A proof that fails is not an error: it is a [`Proof`] that is not equal and names what differs. An [`Error`] means
 //! that nothing could be said.
 
+mod apart;
 mod archive;
 mod compare;
 mod postgres;
@@ -15,8 +16,9 @@ mod statements;
 mod tests;
 mod tree;
 
+pub use apart::Apart;
 pub use archive::{Aside, EntryKey, Facts, Leave, Summary};
-pub use postgres::{Expected, PostgresMeans, postgres, script, tables};
+pub use postgres::{Expected, PostgresMeans, postgres, postgres_apart, script, tables};
 pub use sqlite::sqlite;
 pub use tree::{TreeOptions, tree};
 

@@ -1,5 +1,6 @@
 //! A restored PostgreSQL database is dumped again with the same tools, and the two dumps are compared.
 
+use super::apart::{self, Apart, Reader};
 use super::archive::{Aside, EntryKey, Facts, Leave, Summary};
 use super::compare::compare;
 use super::{Error, Proof};
@@ -11,7 +12,7 @@ use crate::repository::reading::Reading;
 use crate::source::SourceStream;
 use crate::source::postgres::client::ClientTools;
 use crate::source::postgres::connect::Connection;
-use crate::source::postgres::dump::{self, DumpOptions, DumpStream};
+use crate::source::postgres::dump::{self, DumpStream};
 use crate::source::postgres::dump_format::CustomArchive;
 use crate::source::process::Processes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,11 +114,34 @@ impl std::fmt::Debug for PostgresMeans<'_> {
 /// # Errors
 /// [`Error`]: nothing could be said. A database that differs is no error.
 pub fn postgres(expected: Expected, means: &PostgresMeans<'_>, cancel: &Cancel) -> Result<Proof, Error> {
+    postgres_apart(expected, means, &[], cancel)
+}
+
+/// As [`postgres`], but that the rows of some tables are read from the server directly, on a core of their own, while
+/// the rest is dumped: a large table passes one program less. Nobody else may write to the database meanwhile.
+///
+/// # Errors
+/// As [`postgres`].
+pub fn postgres_apart(
+    expected: Expected,
+    means: &PostgresMeans<'_>,
+    apart: &[Apart],
+    cancel: &Cancel,
+) -> Result<Proof, Error> {
     let (stored, recorded) = expected.summed()?;
-    let options = DumpOptions::default();
-    let stream = dump::dump(means.processes, means.tools, means.connection, &options)?;
-    let what = format!("The dump of {}", means.connection.without_password());
-    let restored = dumped(stream, &stored, what, cancel)?;
+    let names: Vec<(String, String)> =
+        apart.iter().map(|table| (table.key.schema.clone(), table.key.name.clone())).collect();
+    let readers = apart.iter().map(|table| Reader::new(&stored, table)).collect();
+    let what = || format!("The dump of {}", means.connection.without_password());
+    let (mut restored, rows) = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| apart::read(means.connection, readers, cancel));
+        let restored = dump::dump_without_rows(means.processes, means.tools, means.connection, &names)
+            .map_err(Error::from)
+            .and_then(|stream| dumped(stream, &stored, what(), cancel));
+        let rows = reading.join().unwrap_or(Err(Error::Interrupted));
+        Ok::<_, Error>((restored?, rows?))
+    })?;
+    stored.take_apart(&mut restored, rows);
     Ok(compare(&stored, &recorded, &restored))
 }
 

@@ -9,36 +9,36 @@ const TEXT_MAX: usize = 256 << 10;
 
 /// One entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(in crate::ops) struct Entry {
     /// Its number in this archive.
-    pub(super) number: i64,
+    pub(in crate::ops) number: i64,
     /// `TABLE`, `INDEX` and so on.
-    pub(super) kind: String,
+    pub(in crate::ops) kind: String,
     /// The schema; empty for what has none.
-    pub(super) schema: String,
+    pub(in crate::ops) schema: String,
     /// The name; with that of its table in front for what belongs to a table.
-    pub(super) name: String,
+    pub(in crate::ops) name: String,
     /// The owning role.
-    pub(super) owner: String,
+    pub(in crate::ops) owner: String,
     /// The COPY statement of rows.
-    pub(super) copy: String,
-    /// The statement; of privileges, and of what ties a sequence to its column, alone.
-    pub(super) statement: String,
+    pub(in crate::ops) copy: String,
+    /// The statement; of privileges, of what ties a sequence to its column, and of the encoding alone.
+    pub(in crate::ops) statement: String,
     /// Numbers of entries that it needs.
-    pub(super) needs: Vec<i64>,
+    pub(in crate::ops) needs: Vec<i64>,
     /// A block of data follows for it.
-    pub(super) with_data: bool,
+    pub(in crate::ops) with_data: bool,
 }
 
 /// All entries, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub(in crate::ops) struct Contents {
     /// The entries.
-    pub(super) entries: Vec<Entry>,
+    pub(in crate::ops) entries: Vec<Entry>,
     /// The table of contents was read to its end.
-    pub(super) complete: bool,
+    pub(in crate::ops) complete: bool,
     /// There is more than is kept.
-    pub(super) overflow: bool,
+    pub(in crate::ops) overflow: bool,
     pending: Pending,
     bytes: usize,
 }
@@ -64,7 +64,9 @@ impl Watch for Contents {
             EntryField::Tag => &mut pending.name,
             EntryField::Owner => &mut pending.owner,
             EntryField::Copy => &mut pending.copy,
-            EntryField::Definition if matches!(pending.kind.as_slice(), b"ACL" | b"SEQUENCE OWNED BY") => {
+            EntryField::Definition
+                if matches!(pending.kind.as_slice(), b"ACL" | b"SEQUENCE OWNED BY" | b"ENCODING") =>
+            {
                 &mut pending.statement
             }
             EntryField::Dependency => &mut pending.need,

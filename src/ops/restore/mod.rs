@@ -4,7 +4,7 @@
 //! be restored into a new database ([`database`]). One bad object never stops the run: what cannot be restored is left
 //! out, listed, and the rest goes on. Nothing that is not what was saved stays behind under its name.
 
-mod contents;
+pub(super) mod contents;
 pub mod database;
 mod existing;
 mod files;

@@ -218,7 +218,7 @@ pub fn into_database(
     super::database::begin(wanted.source, stream, observer);
     let privileges = report.notes.iter().any(|note| note.starts_with("privileges")) || no_owner;
     let mut expected = Expected::new(wanted.source, wanted.random, Leave { owners: no_owner, privileges });
-    let to = ListedTarget::Database { connection: means.connection, no_owner };
+    let to = ListedTarget::Database { connection: means.connection, no_owner, whole: true };
     let mut restore = ListedRestore::start(means.processes, &tools, wanted.temp_dir, &plan.entries, to)?;
     let copied = copy(reading, wanted.source, stream, observer, cancel, |bytes| {
         expected.feed(bytes);

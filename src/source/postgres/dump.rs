@@ -59,10 +59,25 @@ pub fn dump_tables(
     connection: &Connection,
     tables: &[(String, String)],
 ) -> Result<DumpStream, SourceError> {
-    // In quotes a pattern is a name.
+    dump_with(processes, tools, connection, &DumpOptions::default(), patterns("--table", tables))
+}
+
+/// Starts a dump of the connection's database without the rows of these tables, by schema and name.
+/// # Errors
+/// [`SourceError::Client`] when the program cannot be started.
+pub fn dump_without_rows(
+    processes: &dyn Processes,
+    tools: &ClientTools,
+    connection: &Connection,
+    tables: &[(String, String)],
+) -> Result<DumpStream, SourceError> {
+    dump_with(processes, tools, connection, &DumpOptions::default(), patterns("--exclude-table-data", tables))
+}
+
+/// An option for each table. In quotes a pattern is a name.
+fn patterns(option: &str, tables: &[(String, String)]) -> Vec<OsString> {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let pattern = |(schema, name): &(String, String)| format!("--table={}.{}", quoted(schema), quoted(name)).into();
-    dump_with(processes, tools, connection, &DumpOptions::default(), tables.iter().map(pattern).collect())
+    tables.iter().map(|(schema, name)| format!("{option}={}.{}", quoted(schema), quoted(name)).into()).collect()
 }
 
 fn dump_with(
@@ -77,7 +92,10 @@ fn dump_with(
     if let Some(limit) = options.lock_timeout {
         args.push(format!("--lock-wait-timeout={}", limit.as_millis()).into());
     }
-    let spec = client_program(tools, "pg_dump", args, connection);
+    let mut spec = client_program(tools, "pg_dump", args, connection);
+    // Times with a zone are written in the session's zone, which is a setting of the server: in that of another server
+    // the same row would be another text.
+    spec.env.push(("PGTZ".into(), Some("UTC".into())));
     let subject = connection.without_password();
     let stream = CommandStream::promised(processes, &spec, &subject, options.stall_timeout, Promise::Archive)?;
     Ok(DumpStream { inner: Box::new(stream), notes: Vec::new() })

@@ -177,6 +177,11 @@ impl<W: Watch> CustomArchive<W> {
         &self.watch
     }
 
+    /// Who watches, to take something from it.
+    pub fn watch_mut(&mut self) -> &mut W {
+        &mut self.watch
+    }
+
     /// The watcher after the last byte.
     /// # Errors
     /// The predicate of a sentence, when the archive is not whole or the watcher cannot have seen everything.

@@ -218,7 +218,7 @@ pub(super) fn database_item(
     use crate::ops::restore::database;
     let postgres = super::restore::is_connection(to);
     let wanted = if postgres { SourceKind::Postgres } else { SourceKind::Sqlite };
-    let record = database::choose(snapshot, selection, wanted)
+    let record = database::choose_for_new(snapshot, selection, wanted)
         .map_err(|error| super::restore::failure_of(error, std::path::Path::new(to)))?;
     let place = if postgres {
         let (connection, search) = net::server(invocation, &record.name, to)?;

@@ -115,6 +115,7 @@ fn source_of<'r>(request: &Request<'r>, item: &Item) -> Result<&'r SourceRecord,
     };
     match &source.failure {
         Some(reason) => Err(bad(format!("source '{}' failed when it was made: {reason}", item.source))),
+        None if wanted == SourceKind::Postgres && restore::database::is_script(source) => Ok(source),
         None if source.kind != wanted => Err(bad(format!(
             "source '{}' is of kind {}, and {} takes {}",
             item.source,

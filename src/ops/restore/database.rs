@@ -128,7 +128,7 @@ fn pick<'s>(
 }
 
 /// True for a plain script of `pg_dump` that was imported.
-fn is_script(source: &SourceRecord) -> bool {
+pub fn is_script(source: &SourceRecord) -> bool {
     source.kind == SourceKind::Stdin && source.reader_version.starts_with(Content::PostgresScript.as_str())
 }
 

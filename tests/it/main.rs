@@ -13,6 +13,7 @@ mod cli_listing;
 mod cli_overwrite;
 mod cli_parity;
 mod cli_picker;
+mod cli_piles;
 mod cli_prune;
 mod cli_repair;
 mod cli_restore_in_place;

@@ -135,7 +135,7 @@ fn a_full_disk_stops_import_and_export_and_costs_nothing() {
          for f in pile/*; do sha256sum < $f; done | cat - held 2>/dev/null | sort -u | wc -l
          rm disk/filler; {program} -q import pile --remove-imported --yes >/dev/null; echo again $?; ls pile | wc -l
          {program} snapshots --json | grep -o '\"id\"' | wc -l
-         {program} -q export latest --layout x --target out >/dev/null; echo export $?; ls -A out
+         {program} -q export $id --layout x --target out >/dev/null; echo export $?; ls -A out
          {program} -q verify --read-data >/dev/null; echo verify $?"
     );
     let command = place.command(["version"]);

@@ -156,28 +156,18 @@ fn stage_postgres(
     let report = database::fill_postgres(context.reading, snapshot, source, &means, &mut watch, observer, cancel)?;
     same_rows(context, place, &report)?;
     if database::is_script(source) {
-        let message = match report.tables_compared {
-            0 => "the script that was imported had no rows to count, so nothing of it was compared".to_owned(),
-            n => format!(
-                "rows of {n} tables were counted and compared with the script that was imported, not their contents"
-            ),
-        };
-        let source = Some(source.name.as_str());
-        observer.event(&Event::Warning { code: "restore.unproved", source, subject: "", message: &message });
-        return Ok(replacement.finish_new()?);
-    }
-    observer.event(&Event::PhaseStarted { phase: "proving", total_bytes: None, total_items: None });
-    let tools = database::tools_for(&means)?;
-    let means = proof::PostgresMeans { processes: context.processes, tools: &tools, connection: &staging };
-    match proof::postgres(expected, &means, cancel) {
-        Ok(proof) => equal(place, &proof)?,
-        // A dump of a format that this version cannot read: its rows were counted, which is all that can be said.
-        Err(proof::Error::Dump { what, reason }) => {
-            let message = format!("{what} {reason}, so only the rows of the restored database were compared");
-            let source = Some(source.name.as_str());
-            observer.event(&Event::Warning { code: "restore.unproved", source, subject: "", message: &message });
-        }
-        Err(error) => return Err(error.into()),
+        unproved(
+            context,
+            source,
+            &match report.tables_compared {
+                0 => "The script that was imported had no rows to count, so nothing of it was compared".to_owned(),
+                n => format!(
+                    "Of the script that was imported the rows of {n} tables were counted and compared, not their contents"
+                ),
+            },
+        );
+    } else {
+        prove_postgres(context, source, place, &means, expected)?;
     }
     notes.extend(replacement.finish_new(&dumped)?);
     for message in &notes {
@@ -185,6 +175,35 @@ fn stage_postgres(
         observer.event(&Event::Warning { code: "restore.database_properties", source, subject: "", message });
     }
     Ok(())
+}
+
+/// Compares the staged database with its dump.
+fn prove_postgres(
+    context: &Context<'_>,
+    source: &SourceRecord,
+    place: &Place,
+    means: &PostgresMeans<'_>,
+    expected: Expected,
+) -> Result<(), Trouble> {
+    let (observer, cancel) = (context.observer, context.cancel);
+    observer.event(&Event::PhaseStarted { phase: "proving", total_bytes: None, total_items: None });
+    let tools = database::tools_for(means)?;
+    let means = proof::PostgresMeans { processes: context.processes, tools: &tools, connection: means.connection };
+    match proof::postgres(expected, &means, cancel) {
+        Ok(proof) => equal(place, &proof),
+        // A dump of a format that this version cannot read: its rows were counted, which is all that can be said.
+        Err(proof::Error::Dump { what, reason }) => {
+            let message = format!("{what} {reason}, so only the rows of the restored database were compared");
+            unproved(context, source, &message);
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn unproved(context: &Context<'_>, source: &SourceRecord, message: &str) {
+    let source = Some(source.name.as_str());
+    context.observer.event(&Event::Warning { code: "restore.unproved", source, subject: "", message });
 }
 
 /// Compares the staged tree with the snapshot, name by name.

@@ -155,6 +155,14 @@ pub(crate) fn locate(invocation: &Invocation) -> Result<LocalStore, Failure> {
     })
 }
 
+/// Names of sources and of a host that no snapshot has.
+fn missing_in_all(loaded: &[LoadedSnapshot], scope: &ScopeArgs) -> Vec<String> {
+    let unknown = |name: &&String| !loaded.iter().any(|loaded| loaded.snapshot.source(name).is_some());
+    let sources = scope.sources.iter().filter(unknown).map(|name| format!("no snapshot has a source '{name}'"));
+    let host = scope.host.iter().filter(|host| !loaded.iter().any(|loaded| loaded.snapshot.system.host == **host));
+    sources.chain(host.map(|host| format!("no snapshot is of a host '{host}'"))).collect()
+}
+
 fn no_repository(path: &std::path::Path) -> Failure {
     Failure::from(repository::Error::NoRepository { location: path.display().to_string() })
 }
@@ -319,9 +327,13 @@ impl Listing {
         let selector = read_selector(invocation, selector)?;
         let mut loaded = self.snapshots()?;
         let summaries: Vec<SnapshotSummary> = loaded.iter().map(|l| SnapshotSummary::from(&l.snapshot)).collect();
+        let named = scope;
         let scope = scope.scope(invocation.settings()?.configured_series(&invocation.environment.host));
         let chosen = selector::resolve(&selector, &summaries, &scope);
-        let choice = chosen.map_err(|error| Failure::from_selection(&error, selector.time_zone()))?;
+        let choice = chosen.map_err(|error| {
+            let failure = Failure::from_selection(&error, selector.time_zone());
+            missing_in_all(&loaded, named).into_iter().fold(failure, Failure::cause)
+        })?;
         announce(invocation, &selector, &choice);
         let position = loaded.iter().position(|l| l.snapshot.id == choice.snapshot.id);
         let snapshot = position.map(|at| loaded.swap_remove(at)).ok_or_else(|| {

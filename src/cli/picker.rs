@@ -103,6 +103,11 @@ fn line(invocation: &Invocation, number: usize, snapshot: &Snapshot) -> String {
     let time = format_local(snapshot.time_ns, &invocation.environment.time_zone);
     let class = snapshot.class.as_deref().map(|class| format!("  {class}")).unwrap_or_default();
     let tags = if snapshot.tags.is_empty() { String::new() } else { format!("  [{}]", snapshot.tags.join(", ")) };
-    let marks = if snapshot.suspect.is_some() { "  suspect" } else { "" };
+    let mut marks = if snapshot.suspect.is_some() { "  suspect".to_owned() } else { String::new() };
+    let failed: Vec<&str> =
+        snapshot.sources.iter().filter(|source| source.failure.is_some()).map(|source| source.name.as_str()).collect();
+    if !failed.is_empty() {
+        marks.push_str(&format!("  failed: {}", failed.join(", ")));
+    }
     format!("{number:>4}  {}  {time}  {}{class}{tags}{marks}", snapshot.id.short(), snapshot.series())
 }

@@ -208,6 +208,11 @@ pub fn format_age(age: Duration) -> String {
     format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
 }
 
+/// A count with its noun: `1 file`, `80,000 files`.
+pub fn format_counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", format_count(count), if count == 1 { one } else { many })
+}
+
 /// A count with thousands separators: `80,000`.
 pub fn format_count(count: u64) -> String {
     let digits = count.to_string();

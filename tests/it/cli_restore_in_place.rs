@@ -247,7 +247,7 @@ fn another_environment_has_its_own_places_and_application() {
     assert_eq!((text("staging"), text("app")), ("old1".to_owned(), "new".to_owned()));
     assert_eq!(std::fs::read_to_string(place.path("staging/a.txt")).unwrap(), "old a");
     assert_eq!(std::fs::read_to_string(place.path("srv/a.txt")).unwrap(), "new a");
-    assert_eq!(application.service_log(), "stop-staging start-staging check");
+    assert_eq!(application.service_log(), "stop-staging start-staging");
     // What was there is saved under a name of its own.
     let snapshots = place.run(["snapshots", "--json", "--source", "db.staging"]).good().json();
     assert_eq!(snapshots["snapshots"].as_array().unwrap().len(), 1);

@@ -72,12 +72,24 @@ fn start(place: &Place, args: &[&str], input: Option<Vec<u8>>) -> Child {
     child
 }
 
-/// Waits until the repository holds this many bytes, and kills. Gives the status; a backup that was faster ended
-/// by itself.
-fn kill_at(place: &Place, mut child: Child, bytes: u64) -> ExitStatus {
+/// Index objects of the repository.
+fn index_objects(place: &Place) -> usize {
+    files_below(&place.path("repository/index")).len()
+}
+
+/// Waits until the repository holds this many bytes, with `indexed` then for the next index object, which names what is
+/// stored, and kills. Gives the status; a backup that was faster ended by itself.
+fn kill_at(place: &Place, mut child: Child, bytes: u64, indexed: bool) -> ExitStatus {
     let began = Instant::now();
-    while child.try_wait().unwrap().is_none() && stored_bytes(place) < bytes {
+    let mut named = None;
+    while child.try_wait().unwrap().is_none() {
         assert!(began.elapsed() < PATIENCE, "the backup never stored {bytes} bytes");
+        if stored_bytes(place) >= bytes {
+            let now = index_objects(place);
+            if !indexed || now > *named.get_or_insert(now) {
+                break;
+            }
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().unwrap();
@@ -116,7 +128,7 @@ fn a_first_backup_killed_at_nine_tenths_stores_at_most_a_twentieth_again() {
         let whole = stored_bytes(&fresh);
         assert!(whole > 30 << 20, "{whole}");
 
-        let status = kill_at(&place, start(&place, &args, input.clone()), whole * 9 / 10);
+        let status = kill_at(&place, start(&place, &args, input.clone()), whole * 17 / 20, true);
         assert_eq!(status.signal(), Some(9), "the backup of {args:?} was faster than its murderer");
         assert!(stored_bytes(&place) >= whole * 17 / 20, "killed too early: {} of {whole}", stored_bytes(&place));
         assert_eq!(snapshots(&place), 0);
@@ -153,7 +165,7 @@ fn a_backup_killed_at_any_moment_loses_nothing() {
         random.fill(&mut part);
         // From the first byte to a little beyond all new ones, where the proof and the commit are.
         let target = stored + 1 + ((u64::from(u16::from_le_bytes(part)) * (7 << 20)) >> 16);
-        let status = kill_at(&place, start(&place, &["tree"], None), target);
+        let status = kill_at(&place, start(&place, &["tree"], None), target, false);
         killed += usize::from(status.signal() == Some(9));
 
         let kept = snapshots(&place);

@@ -10,6 +10,7 @@ mod cli_guard;
 mod cli_import;
 mod cli_init;
 mod cli_listing;
+mod cli_messages;
 mod cli_overwrite;
 mod cli_parity;
 mod cli_picker;

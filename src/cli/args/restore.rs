@@ -71,7 +71,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "URL")]
     pub to: Option<String>,
     /// The database of --to may exist: it is replaced, with a way back
-    #[arg(long, requires = "to")]
+    #[arg(long, requires = "to", conflicts_with_all = ["target", "env"])]
     pub clean: bool,
     /// How a restore over what is there goes.
     #[command(flatten)]

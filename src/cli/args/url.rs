@@ -18,6 +18,14 @@ pub fn refuse_password(text: &str) -> Result<(), PasswordInUrl> {
     if found { Err(PasswordInUrl) } else { Ok(()) }
 }
 
+/// True for what libpq takes, false for a path.
+pub fn is_connection(to: &str) -> bool {
+    to.starts_with("postgres://")
+        || to.starts_with("postgresql://")
+        || (to.contains('=') && !to.contains('/'))
+        || to.split_whitespace().any(|word| word.starts_with("dbname=") || word.starts_with("service="))
+}
+
 /// The text with every password in the user part of a URI replaced by `***`, for command lines that are shown or stored.
 pub fn mask_passwords(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

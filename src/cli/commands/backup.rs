@@ -430,8 +430,11 @@ fn print(invocation: &Invocation, report: &BackupReport) {
 
 fn files_line(counts: &FileCounts) -> String {
     let mut text = format!(
-        "{} files, {} new, {} changed, {} unmodified",
-        counts.files, counts.files_new, counts.files_changed, counts.files_unmodified
+        "{}, {} new, {} changed, {} unmodified",
+        crate::domain::units::format_counted(counts.files, "file", "files"),
+        counts.files_new,
+        counts.files_changed,
+        counts.files_unmodified
     );
     let extra = [
         (counts.excluded_by_rule, "left out by rules"),

@@ -10,7 +10,7 @@ use crate::cli::json::Kind;
 use crate::cli::log::LogLevel;
 use crate::cli::opening::{self, ReadingRepository};
 use crate::domain::act::ActKind;
-use crate::domain::snapshot::{Snapshot, SourceRecord};
+use crate::domain::snapshot::{PRE_RESTORE, Snapshot, SourceRecord};
 use crate::domain::time_spec::format_local;
 use crate::domain::units::{format_count, format_size};
 use crate::ops::cancel::Cancel;
@@ -169,11 +169,13 @@ fn choose(invocation: &Invocation, repository: &ReadingRepository, args: &DrillA
     let host = args.scope.host.clone().unwrap_or_else(|| invocation.environment.host.clone());
     let implied = invocation.settings()?.configured_series(&invocation.environment.host);
     let implied = implied.filter(|_| args.scope.host.is_none() && args.scope.sources.is_empty() && !args.all);
+    let aside = names_of_environments(invocation)?;
     let mut known: BTreeSet<(String, String)> = BTreeSet::new();
-    for loaded in &history {
+    for loaded in history.iter().filter(|loaded| loaded.snapshot.class.as_deref() != Some(PRE_RESTORE)) {
         let of_host = args.all || loaded.snapshot.system.host == host;
         for source in loaded.snapshot.sources.iter().filter(|_| of_host) {
-            let wanted = args.scope.sources.is_empty() || args.scope.sources.contains(&source.name);
+            let named = args.scope.sources.contains(&source.name);
+            let wanted = named || (args.scope.sources.is_empty() && !aside.contains(&source.name));
             if wanted && implied.as_ref().is_none_or(|series| series.sources.contains(&source.name)) {
                 known.insert((loaded.snapshot.system.host.clone(), source.name.clone()));
             }
@@ -197,6 +199,16 @@ fn choose(invocation: &Invocation, repository: &ReadingRepository, args: &DrillA
         invocation.output.note("snapshot.chosen", &named(invocation, task));
     }
     Ok(tasks)
+}
+
+/// Names under which something of another environment is saved before it is touched: not what a drill is about.
+fn names_of_environments(invocation: &Invocation) -> Result<BTreeSet<String>, Failure> {
+    let settings = invocation.settings()?;
+    let pairs = settings.sections.environments.iter().flat_map(|(name, target)| {
+        target.targets.keys().map(move |source| super::places::safety_name(source, Some(name)))
+    });
+    let own = |name: &String| settings.sources.iter().any(|source| source.name == *name);
+    Ok(pairs.filter(|name| !own(name)).collect())
 }
 
 fn no_source(name: &str) -> Failure {

@@ -9,7 +9,7 @@ use crate::cli::json::{self, Kind};
 use crate::cli::opening;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time_spec::ns_timestamp;
-use crate::domain::units::{format_count, format_size};
+use crate::domain::units::{format_counted, format_size};
 use crate::ops::export::{self, ExportError, ExportMeans, ExportOptions, MANIFEST, SUMS};
 use crate::ops::restore::{Kinds, Options, PathFilter, Selection};
 use crate::target::files;
@@ -87,8 +87,8 @@ pub(crate) fn run(invocation: &Invocation, args: &ExportArgs) -> Result<ExitCode
         invocation.output.note("export.would", &format!("would export {size} to {}", place.display()));
     } else {
         invocation.output.line(&place.to_string_lossy());
-        let (count, size) = (format_count(report.files), format_size(report.bytes));
-        let text = format!("exported {count} files, {size}; check them with `sha256sum -c {SUMS}`");
+        let (count, size) = (format_counted(report.files, "file", "files"), format_size(report.bytes));
+        let text = format!("exported {count}, {size}; check them with `sha256sum -c {SUMS}`");
         invocation.output.note("export.summary", &text);
     }
     let exit = if report.restored.is_complete() { ExitCode::Success } else { ExitCode::Incomplete };

@@ -4,20 +4,19 @@ use super::guard_cover::{confirm_name, confirm_production, plan, production};
 use super::guard_errors::failure_of;
 use super::guard_hands::ConfiguredHands;
 use super::guard_status::{lines_of, status};
-use super::history;
+use super::{history, net};
 use crate::cli::args::guard::{BeginArgs, CloseArgs, CoverArgs, GuardAction, GuardArgs, RunArgs, TestArgs};
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
 use crate::cli::json::Kind;
 use crate::cli::opening::{self, Listing};
-use crate::domain::act::{ActKind, Census, Owner};
+use crate::domain::act::ActKind;
 use crate::domain::id::SnapshotId;
 use crate::domain::system::Clock;
 use crate::domain::time_spec::format_local;
 use crate::fsio::census::SystemCensus;
 use crate::ops::guard::{self, Command, Done, Ending, Error, Means, Plan, Purpose, State};
-use crate::repository::acts::Recorder;
 use crate::source::process::{OutputMode, ProcessSpec, StdinMode, SystemProcesses};
 use serde_json::json;
 use std::ffi::OsString;
@@ -61,18 +60,8 @@ impl<'i> Bench<'i> {
     }
 
     pub(super) fn means<'a>(&'a self, hands: &'a ConfiguredHands<'a>) -> Means<'a> {
-        let (environment, process) = (&self.invocation.environment, std::process::id());
-        let mark = self.census.mark(process);
-        let owner = Owner { host: environment.host.clone(), user: environment.user.clone(), process, mark };
-        let recorder = Recorder {
-            store: self.listing.repository.store.as_ref(),
-            keys: &self.listing.repository.keys,
-            clock: &self.invocation.clock,
-            random: &self.invocation.random,
-            owner,
-        };
         Means {
-            recorder,
+            recorder: net::recorder(self.invocation, &self.listing),
             census: &self.census,
             processes: &self.processes,
             observer: self.invocation.observer(),
@@ -188,6 +177,7 @@ fn roll_back(invocation: &Invocation, args: &CloseArgs) -> Result<ExitCode, Fail
     if invocation.global.dry_run {
         return would_close(invocation, &means, &args.name, "put back the state before");
     }
+    guard::refuse_taking_over(&means, &args.name, args.break_others).map_err(|error| failure_of(invocation, error))?;
     if let Some((story, entry)) = guard::find(&means, &args.name)?
         && !story.is_finished()
         && !entry.state.is_harmless()

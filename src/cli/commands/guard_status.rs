@@ -44,11 +44,14 @@ pub(super) fn status(invocation: &Invocation, args: &StatusArgs) -> Result<ExitC
     } else if open.is_empty() {
         invocation.output.note("guard.none", "no guard is open");
     }
-    for holder in open.iter().filter(|_| !invocation.global.json) {
-        lines_of(invocation, holder).iter().for_each(|line| invocation.output.line(line));
-        invocation.output.line(&format!("  {}", advice(holder)));
-    }
+    open.iter().filter(|_| !invocation.global.json).for_each(|holder| print_guard(invocation, holder));
     bench.conclude(ExitCode::Success)
+}
+
+/// A guard with what to do about it.
+pub(super) fn print_guard(invocation: &Invocation, holder: &Holder) {
+    lines_of(invocation, holder).iter().for_each(|line| invocation.output.line(line));
+    invocation.output.line(&format!("  {}", advice(holder)));
 }
 
 fn closed_json(story: &crate::repository::acts::Story, entry: &Entry) -> Value {
@@ -66,7 +69,7 @@ fn closed_json(story: &crate::repository::acts::Story, entry: &Entry) -> Value {
     })
 }
 
-fn holder_json(invocation: &Invocation, holder: &Holder) -> Value {
+pub(super) fn holder_json(invocation: &Invocation, holder: &Holder) -> Value {
     let entry = holder.entry.as_ref();
     json!({
         "guard": holder.name,

@@ -12,7 +12,7 @@ use crate::cli::output::{Column, display_path};
 use crate::domain::id::SnapshotId;
 use crate::domain::snapshot::StreamRole;
 use crate::domain::time_spec::format_local;
-use crate::domain::units::{format_count, format_size};
+use crate::domain::units::{format_count, format_counted, format_size};
 use crate::fsio::system::RealRandom;
 use crate::ops::import::gather::gather;
 use crate::ops::import::{self, FileReport, ImportMeans, ImportReport, ImportRequest, State};
@@ -168,9 +168,10 @@ pub(crate) fn verdict(invocation: &Invocation, report: ImportReport) -> Result<E
         let failure = backup::failure_of(error);
         return Err(match imported {
             0 => failure,
-            n => {
-                failure.hint(format!("{} files were imported before that; run it again for the rest", format_count(n)))
-            }
+            n => failure.hint(format!(
+                "{} imported before that; run it again for the rest",
+                format_counted(n, "file was", "files were")
+            )),
         });
     }
     if report.files.is_empty() {
@@ -184,7 +185,7 @@ pub(crate) fn verdict(invocation: &Invocation, report: ImportReport) -> Result<E
         return Ok(if not_removed > 0 { ExitCode::Incomplete } else { ExitCode::Success });
     }
     if imported + already > 0 {
-        let text = format!("{} files are not good and were left as they are", format_count(failed));
+        let text = format!("{} left alone: not good", format_counted(failed, "file was", "files were"));
         invocation.output.note("import.failed", &text);
         return Ok(ExitCode::Incomplete);
     }
@@ -256,7 +257,7 @@ fn print(invocation: &Invocation, report: &ImportReport) {
     ];
     let rows: Vec<Vec<String>> = report.files.iter().map(|file| row(invocation, file)).collect();
     output.table(&columns, &rows);
-    let mut text = format!("{} files, {}", format_count(all.imported), format_size(all.imported_bytes));
+    let mut text = format!("{}, {}", format_counted(all.imported, "file", "files"), format_size(all.imported_bytes));
     if dry_run {
         text.push_str(" would be imported");
     } else {

@@ -77,9 +77,14 @@ pub(super) fn go(
         environment: intent.environment.clone(),
         safety: !args.no_safety,
         service: intent.application && service.is_configured(),
-        check: intent.application && context.surroundings.check().is_some(),
+        // It asks the application itself, which has its own places.
+        check: intent.application && intent.environment.is_none() && context.surroundings.check().is_some(),
     };
     let existing = show(invocation, &request)?;
+    if let Some(name) = intent.environment.as_ref().filter(|_| context.surroundings.check().is_some()) {
+        let text = format!("  post_restore_check asks the application itself and is not run for environment {name}");
+        invocation.output.note("restore.plan", &text);
+    }
     if args.check || invocation.global.dry_run {
         return report_checks(invocation, repository, context, &request);
     }

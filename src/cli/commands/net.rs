@@ -3,7 +3,7 @@
 use super::backup;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
-use crate::cli::opening::ReadingRepository;
+use crate::cli::opening::{Listing, ReadingRepository};
 use crate::cli::settings::{ServiceSettings, SourceKindSettings};
 use crate::domain::act::{Census, Owner};
 use crate::domain::snapshot::{PRE_RESTORE, Snapshot, SourceKind};
@@ -59,7 +59,7 @@ impl<'i> Net<'i> {
 }
 
 /// Writes acts as this process.
-pub(super) fn recorder<'i>(invocation: &'i Invocation, repository: &'i ReadingRepository) -> Recorder<'i> {
+pub(super) fn recorder<'i>(invocation: &'i Invocation, repository: &'i Listing) -> Recorder<'i> {
     let (environment, process) = (&invocation.environment, std::process::id());
     Recorder {
         store: repository.repository.store.as_ref(),
@@ -149,6 +149,18 @@ impl Surroundings for Net<'_> {
         let settings = &self.invocation.settings().ok()?.sections.restore;
         let words = settings.post_restore_check.clone()?;
         Some(Program { words, timeout: settings.check_timeout })
+    }
+
+    fn finds(&self, program: &str) -> bool {
+        use rustix::fs::{Access, access};
+        let environment = &self.invocation.environment;
+        let runs = |path: PathBuf| path.is_file() && access(&path, Access::EXEC_OK).is_ok();
+        match program.contains('/') {
+            true => runs(environment.directory.join(program)),
+            false => environment
+                .raw("PATH")
+                .is_some_and(|path| std::env::split_paths(path).any(|folder| runs(folder.join(program)))),
+        }
     }
 
     fn own_folders(&self) -> Vec<PathBuf> {

@@ -1,6 +1,7 @@
 //! Which source goes to which place: those of the configuration, of an environment, or the database of `--to --clean`.
 
 use super::net;
+use crate::cli::args::url::is_connection;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
@@ -80,7 +81,12 @@ pub(super) fn items(
         }));
     }
     if items.is_empty() {
-        let message = format!("Snapshot {} holds nothing of what is to be restored", snapshot.id.short());
+        let message = match path.map(String::from_utf8_lossy) {
+            Some(path) => {
+                format!("No files source of snapshot {} belongs to a place that has {path}", snapshot.id.short())
+            }
+            None => format!("Snapshot {} holds nothing of what is to be restored", snapshot.id.short()),
+        };
         return Err(Failure::new(ExitCode::SnapshotNotFound, "source.not_found", message)
             .hint(format!("it has {}", available())));
     }
@@ -216,7 +222,7 @@ pub(super) fn database_item(
     to: &str,
 ) -> Result<Item, Failure> {
     use crate::ops::restore::database;
-    let postgres = super::restore::is_connection(to);
+    let postgres = is_connection(to);
     let wanted = if postgres { SourceKind::Postgres } else { SourceKind::Sqlite };
     let record = database::choose_for_new(snapshot, selection, wanted)
         .map_err(|error| super::restore::failure_of(error, std::path::Path::new(to)))?;

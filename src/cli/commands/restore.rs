@@ -2,6 +2,7 @@
 
 use super::{import, in_place, net, restore_table};
 use crate::cli::args::restore::{OverwriteWhen, RestoreArgs, RestoreType};
+use crate::cli::args::url::is_connection;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
@@ -11,7 +12,7 @@ use crate::cli::opening::{self, Chosen, ReadingRepository};
 use crate::cli::output::{JsonMode, Output, display_path};
 use crate::cli::picker;
 use crate::domain::snapshot::{Snapshot, SourceKind, SourceRecord};
-use crate::domain::units::{format_count, format_size};
+use crate::domain::units::{format_count, format_counted, format_size};
 use crate::ops::observer::{Event, Observer};
 use crate::ops::restore::database::{self, DatabaseReport, PostgresMeans};
 use crate::ops::restore::{self, Error, Kinds, Options, Overwriting, PathFilter, Report, Selection};
@@ -177,11 +178,11 @@ fn print(invocation: &Invocation, report: &Report) {
         let size = format_size(source.plain_bytes);
         let text = match source.kind {
             SourceKind::Files => format!(
-                "{}: {would}{} files, {} directories, {} others, {size}",
+                "{}: {would}{}, {}, {}, {size}",
                 source.name,
-                format_count(source.files),
-                format_count(source.directories),
-                format_count(source.others)
+                format_counted(source.files, "file", "files"),
+                format_counted(source.directories, "directory", "directories"),
+                format_counted(source.others, "other", "others")
             ),
             _ => format!("{}: {would}{}, {size}", source.name, source.written.join(", ")),
         };
@@ -263,14 +264,6 @@ fn missing_roles(failure: Failure) -> Failure {
     failure
 }
 
-/// True for what libpq takes, false for a path.
-pub(super) fn is_connection(to: &str) -> bool {
-    to.starts_with("postgres://")
-        || to.starts_with("postgresql://")
-        || (to.contains('=') && !to.contains('/'))
-        || to.split_whitespace().any(|word| word.starts_with("dbname=") || word.starts_with("service="))
-}
-
 fn into_database(
     invocation: &Invocation,
     args: &RestoreArgs,
@@ -325,6 +318,9 @@ pub(super) fn database_failure(error: Error) -> Failure {
         }
         Error::Database(target::database::TargetError::Client(crate::source::SourceError::Interrupted)) => {
             Failure::interrupted(ExitCode::Interrupted).hint("nothing of the restore was left behind")
+        }
+        Error::Database(error @ target::database::TargetError::Exists { .. }) => {
+            Failure::from(error).hint("--clean replaces it, with a way back")
         }
         other => failure_of(other, Path::new("")),
     }

@@ -1,8 +1,9 @@
 //! `restore --table`: single tables of a dump, into a database that exists or as a script.
 
 use super::net;
-use super::restore::{database_failure, failed_source, failure_of, is_connection, say, selection};
+use super::restore::{database_failure, failed_source, failure_of, say, selection};
 use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::url::is_connection;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;

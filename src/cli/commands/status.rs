@@ -1,5 +1,7 @@
 //! `service` and `status`: the application, and what is under way or was cut short.
 
+use super::guard_hands::ConfiguredHands;
+use super::guard_status::{holder_json, print_guard};
 use super::net::{self, Net};
 use super::places::environment;
 use crate::cli::args::in_place::{ServiceAction, ServiceArgs};
@@ -10,7 +12,9 @@ use crate::cli::json::Kind;
 use crate::cli::opening;
 use crate::domain::act::Whereabouts;
 use crate::domain::time_spec::format_local;
-use crate::ops::in_place;
+use crate::fsio::census::SystemCensus;
+use crate::ops::{guard, in_place};
+use crate::source::process::SystemProcesses;
 use serde_json::json;
 
 /// Stops or starts the application, or asks whether it runs.
@@ -58,8 +62,19 @@ pub(crate) fn status(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let repository = opening::open_for_reading(invocation)?;
     let net = Net::new(invocation, &repository)?;
     let context = net.context();
-    let mut open = Vec::new();
+    let hands = ConfiguredHands { invocation, listing: &repository, i_know: false };
+    let (census, processes) = (SystemCensus, SystemProcesses::new(None));
+    let guards = guard::open_guards(&guard::Means {
+        recorder: net::recorder(invocation, &repository),
+        census: &census,
+        processes: &processes,
+        observer: invocation.observer(),
+        cancel: &invocation.cancel,
+        hands: &hands,
+    })?;
+    let (mut open, mut idle) = (Vec::new(), guards.is_empty());
     for (story, whereabouts) in in_place::unfinished(&context)? {
+        idle = false;
         let places = in_place::places_now(&context, &story);
         let owner = story.last().owner();
         let state = story.last().state();
@@ -98,8 +113,12 @@ pub(crate) fn status(invocation: &Invocation) -> Result<ExitCode, Failure> {
         invocation.output.line(hint);
     }
     if invocation.global.json {
-        invocation.output.json(Kind::Result, &json!({ "status": open }));
-    } else if open.is_empty() {
+        let guards: Vec<_> = guards.iter().map(|holder| holder_json(invocation, holder)).collect();
+        invocation.output.json(Kind::Result, &json!({ "status": open, "guards": guards }));
+        return repository.conclude(invocation, ExitCode::Success);
+    }
+    guards.iter().for_each(|holder| print_guard(invocation, holder));
+    if idle {
         invocation.output.note("status.idle", "nothing is under way");
     }
     repository.conclude(invocation, ExitCode::Success)

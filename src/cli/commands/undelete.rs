@@ -12,8 +12,10 @@ use crate::domain::selector::PREFIX_DIGITS_MIN;
 use crate::domain::time_spec::format_local;
 use crate::fsio::system::RealRandom;
 use crate::ops::undelete::{self, UndeleteError, UndeleteMeans};
+use crate::repository::{condemned, snapshots};
 use crate::repository::tombstones::{self, Tombstones};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Brings snapshots back, or lists which ones there are.
@@ -21,7 +23,13 @@ pub(crate) fn run(invocation: &Invocation, args: &UndeleteArgs) -> Result<ExitCo
     let listing = opening::open_for_listing(invocation)?;
     let tombstones = tombstones::load(&*listing.repository.store, &listing.repository.keys)?;
     if args.ids.is_empty() {
-        list(invocation, &tombstones);
+        // What a prune has removed for good is not listed.
+        let store = &*listing.repository.store;
+        let mut there: BTreeSet<SnapshotId> = snapshots::list(store)?.into_iter().collect();
+        for record in condemned::load_all(store, &listing.repository.keys)? {
+            record.snapshots.iter().for_each(|id| _ = there.remove(id));
+        }
+        list(invocation, &tombstones, &there);
         tombstones.damaged.values().for_each(|error| listing.remember(error.to_string()));
         return listing.conclude(invocation, ExitCode::Success);
     }
@@ -95,10 +103,10 @@ fn find(text: &str, tombstones: &Tombstones) -> Result<SnapshotId, Failure> {
     }
 }
 
-fn list(invocation: &Invocation, tombstones: &Tombstones) {
+fn list(invocation: &Invocation, tombstones: &Tombstones, there: &BTreeSet<SnapshotId>) {
     let output = &invocation.output;
     // Forgotten last comes first: that is the one to be brought back.
-    let mut all: Vec<_> = tombstones.whole.values().collect();
+    let mut all: Vec<_> = tombstones.whole.values().filter(|tombstone| there.contains(&tombstone.snapshot)).collect();
     all.sort_by_key(|tombstone| std::cmp::Reverse((tombstone.forgotten_ns, tombstone.time_ns)));
     if invocation.global.json {
         let items = all.iter().map(|tombstone| {
@@ -116,7 +124,7 @@ fn list(invocation: &Invocation, tombstones: &Tombstones) {
         return;
     }
     if all.is_empty() {
-        output.note("undelete.none", "no snapshot is forgotten");
+        output.note("undelete.none", "no snapshot is forgotten that could be brought back");
         return;
     }
     let zone = &invocation.environment.time_zone;

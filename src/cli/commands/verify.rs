@@ -145,9 +145,10 @@ fn print(invocation: &Invocation, report: &VerifyReport) {
         ));
     }
     if report.streams_proved > 0 {
-        let (streams, files) = (report.streams_proved, report.files_proved);
+        let streams = crate::domain::units::format_counted(report.streams_proved, "stream", "streams");
+        let files = crate::domain::units::format_counted(report.files_proved, "file", "files");
         output.line(&format!(
-            "Decoded {streams} streams and {files} files ({}) and compared them with their proofs",
+            "Decoded {streams} and {files} ({}) and compared them with their proofs",
             size(report.bytes_proved)
         ));
     }

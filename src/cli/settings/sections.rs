@@ -4,7 +4,7 @@
 use super::document::Problem;
 use super::reader::{Size, TableReader, Url, Words};
 use super::retention::read_retention;
-use super::source::SourceSettings;
+use super::source::{SourceKindSettings, SourceSettings};
 use crate::domain::retention::Policies;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -182,11 +182,38 @@ fn read_environments(root: &mut TableReader<'_, '_>, sources: &[SourceSettings])
         let targets: Vec<(String, String)> = table.named_urls("targets");
         let names: Vec<String> = targets.iter().map(|(name, _)| name.clone()).collect();
         check_names(&table, "targets", &names, sources);
+        for (name, target) in &targets {
+            check_target(&table, name, target, sources);
+        }
         let service = table.table("service").map(read_service);
         table.finish(nowhere);
         environments.insert(name, TargetSettings { production, targets: targets.into_iter().collect(), service });
     }
     environments
+}
+
+/// A problem where a source cannot go to its target.
+fn check_target(table: &TableReader<'_, '_>, name: &str, target: &str, sources: &[SourceSettings]) {
+    let Some(source) = sources.iter().find(|source| source.name == name) else { return };
+    let url = crate::cli::args::url::is_connection(target);
+    let (reason, hint) = match &source.kind {
+        SourceKindSettings::Postgres(_) if !url => {
+            ("is a PostgreSQL database, and its target is a path", "write a URL such as postgres://user@host/database")
+        }
+        SourceKindSettings::Sqlite { .. } if url => {
+            ("is a SQLite database, and its target is a URL", "write the path of a file")
+        }
+        SourceKindSettings::Files(_) if url => ("is files, and its target is a URL", "write the path of a directory"),
+        SourceKindSettings::Files(files) if files.paths.len() > 1 => {
+            ("has several paths, and its target is one place", "make each path a source")
+        }
+        SourceKindSettings::Command { .. } => {
+            ("is the output of a program, which has no place", "leave it out of targets")
+        }
+        _ => return,
+    };
+    let problem = Problem::new(table.place("targets"), format!("Source '{name}' in {} {reason}", table.title()));
+    table.findings.problem(problem.hint(hint.to_owned()));
 }
 
 /// The default repository of a user, or of root.

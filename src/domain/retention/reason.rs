@@ -146,7 +146,7 @@ impl fmt::Display for Reason {
             Self::Slot { rule, slot, number, of: count, sources } => {
                 write!(f, "{} {number} of {count}: {slot}{}", rule.as_str(), of(sources))
             }
-            Self::Within { window } => write!(f, "within {window}"),
+            Self::Within { window } => write!(f, "within {window} before the newest"),
             Self::Pinned { tag } => write!(f, "pinned by tag {tag}"),
             Self::NewestOfSeries => f.write_str("newest of its series"),
             Self::NewestGood { sources } => write!(f, "newest good one{}", of(sources)),

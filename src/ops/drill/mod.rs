@@ -128,7 +128,7 @@ pub enum Error {
     #[error(transparent)]
     Proof(proof::Error),
     /// Not enough space for the scratch copy. Nothing was made.
-    #[error("{} has {free} bytes free, and the restore of {source_name} needs about {needed}", path.display())]
+    #[error("{} has {} free, and the restore of {source_name} needs about {}", path.display(), crate::domain::units::format_size(*.free), crate::domain::units::format_size(*.needed))]
     NoSpace {
         /// The source.
         source_name: String,

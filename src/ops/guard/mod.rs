@@ -22,7 +22,7 @@ pub use command::{Command, Failed};
 pub use holders::{Holder, holders, open_guards};
 pub use open::{Opened, open};
 pub use record::{Covered, Ending, Entry, Plan, Purpose, Running, State};
-pub use resume::{break_guard, complete, find, refuse_unsettled, roll_back};
+pub use resume::{break_guard, complete, find, refuse_taking_over, refuse_unsettled, roll_back};
 pub use run::{Done, run};
 
 use super::cancel::{Cancel, Cancelled};

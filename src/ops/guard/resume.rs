@@ -62,6 +62,15 @@ fn refuse_busy(means: &Means<'_>, entry: &Entry, holder: Holder, force: bool) ->
     }
 }
 
+/// Refuses what [`complete`] and [`roll_back`] refuse, before anybody is asked about it.
+///
+/// # Errors
+/// [`Error::NotOpen`], [`Error::Busy`], [`Error::CommandRuns`], storage errors.
+pub fn refuse_taking_over(means: &Means<'_>, name: &str, force: bool) -> Result<(), Error> {
+    let (_, entry, holder) = find_open(means, name)?;
+    refuse_busy(means, &entry, holder, force)
+}
+
 /// Closes a guard that opened or ran: what was done under it stays.
 ///
 /// # Errors

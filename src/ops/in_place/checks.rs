@@ -8,7 +8,7 @@ use crate::domain::entry::EntryKind;
 use crate::domain::id::ActId;
 use crate::domain::snapshot::{SourceKind, SourceRecord, StreamRole};
 use crate::domain::time_spec::ns_timestamp;
-use crate::domain::units::{format_count, format_size};
+use crate::domain::units::{format_counted, format_size};
 use crate::ops::proof::{Expected, Leave};
 use crate::ops::restore::{self, staged};
 use crate::ops::verify::{self, VerifyError, VerifyOptions, VerifyScope};
@@ -91,13 +91,13 @@ pub fn check(context: &Context<'_>, request: &Request<'_>) -> Result<Vec<Check>,
     if request.service {
         let service = context.surroundings.service(request.environment.as_deref());
         for program in [&service.stop, &service.start].into_iter().flatten() {
-            checks.push(program_exists(&program.words));
+            checks.push(program_exists(context, &program.words));
         }
     }
     if request.check
         && let Some(program) = context.surroundings.check()
     {
-        checks.push(program_exists(&program.words));
+        checks.push(program_exists(context, &program.words));
     }
     Ok(checks)
 }
@@ -144,9 +144,9 @@ fn data(context: &Context<'_>, request: &Request<'_>, sources: &[(&Item, &Source
     // Damage elsewhere in the repository does not stop the restore of what is whole.
     let verdict = match report.affected.first() {
         None => Ok(format!(
-            "its data is whole: {} streams, {} files, {}",
-            format_count(report.streams_proved),
-            format_count(report.files_proved),
+            "its data is whole: {}, {}, {}",
+            format_counted(report.streams_proved, "stream", "streams"),
+            format_counted(report.files_proved, "file", "files"),
             format_size(report.bytes_proved)
         )),
         Some(affected) => Err(format!("the data of source '{}' is damaged", affected.source)),
@@ -316,13 +316,12 @@ fn space(sources: &[(&Item, &SourceRecord)], checks: &mut Vec<Check>) {
     }
 }
 
-fn program_exists(words: &[String]) -> Check {
+fn program_exists(context: &Context<'_>, words: &[String]) -> Check {
     let program = words.first().map_or("", String::as_str);
-    let verdict = match Path::new(program) {
-        path if !program.contains('/') || rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() => {
-            Ok("will be run".to_owned())
-        }
-        _ => Err("cannot be executed".to_owned()),
+    let verdict = match context.surroundings.finds(program) {
+        true => Ok("will be run".to_owned()),
+        false if program.contains('/') => Err("cannot be executed".to_owned()),
+        false => Err(format!("no program called '{program}' is found on PATH")),
     };
     Check::new(Concern::Need, words.join(" "), verdict)
 }

@@ -137,6 +137,9 @@ pub trait Surroundings {
     /// The application's own check.
     fn check(&self) -> Option<Program>;
 
+    /// True when a program can be executed: by its path, or by its name in one of the folders where names are looked up.
+    fn finds(&self, program: &str) -> bool;
+
     /// Folders that must stay where they are, the repository first.
     fn own_folders(&self) -> Vec<PathBuf>;
 

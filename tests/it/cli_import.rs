@@ -305,7 +305,7 @@ fn the_repository_inside_of_the_pile_and_links_are_left_out() {
     place.write("pile/vault/stray.sql", "CREATE TABLE b (x);\n");
     std::os::unix::fs::symlink("x_20240101.sql", pile.join("latest.sql")).unwrap();
     let ran = run(place.command(["import", "pile", "-v"]).env("HOLDFAST_REPOSITORY", &repository));
-    assert!(ran.good().stdout.contains("1 files"), "{ran:?}");
+    assert!(ran.good().stdout.contains("1 file"), "{ran:?}");
     assert!(ran.stderr.contains("holdfast's own") && ran.stderr.contains("symbolic link"), "{ran:?}");
 }
 

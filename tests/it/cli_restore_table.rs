@@ -140,7 +140,7 @@ fn wrong_names_and_tables_that_exist_are_refused_before_anything_is_touched() {
     ran.failed(24, "has public.customers, shop.orders, shop.orders_id_seq already");
     assert_eq!(cluster.plain_dump("app"), plain);
     place.run(["restore", "latest", "--table", "customers"]).failed(2, "needs a place to go to");
-    place.run(["restore", "latest", "--table", "customers", "--to", &cluster.url("absent")]).failed(21, "absent");
+    place.run(["restore", "latest", "--table", "customers", "--to", &cluster.url("absent")]).failed(14, "absent");
     let ran = place.run(["restore", "latest", "--table", "customers", "--to", "/tmp/x.sqlite3"]);
     ran.failed(2, "taken out of PostgreSQL dumps");
     let ran = place.run(["restore", "latest", "--table", "log", "--to", &url, "--clean"]);

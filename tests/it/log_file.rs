@@ -24,7 +24,7 @@ fn every_run_leaves_its_lines() {
     let id = place.backup(["data", "--log-file", "run.log", "-q"]);
     let text = lines(&place, "run.log");
     for (line, words) in
-        text.iter().zip(["run.start: holdfast", "backup.source: files: 1 files", "backup.summary: saved", &*id])
+        text.iter().zip(["run.start: holdfast", "backup.source: files: 1 file,", "backup.summary: saved", &*id])
     {
         assert!(line.contains(words) && line.contains(" info ["), "{words}: {text:?}");
         let (time, _) = line.split_once(' ').unwrap();

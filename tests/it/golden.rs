@@ -1,13 +1,15 @@
 //! Repositories written by earlier versions, kept for ever: each is restored bit for bit, with its password and with
 //! its key file. `HOLDFAST_GOLDEN=vN` writes the folder of a new format version; folders that exist are never touched.
 
-use crate::small_repository::{PASSWORD, Saved, Small, make, restore_all};
+use crate::small_repository::{PASSWORD, Saved, Small, make_with, restore_all};
 use data_encoding::BASE64;
 use holdfast::catalog::Catalog;
 use holdfast::domain::entry::{Entry, EntryKind};
-use holdfast::domain::id::SnapshotId;
+use holdfast::domain::id::{PackId, SnapshotId};
 use holdfast::domain::system::FixedClock;
+use holdfast::format::config_object::WriterParameters;
 use holdfast::format::key_slot::Secret;
+use holdfast::format::parity::{Parity, ParityShare};
 use holdfast::format::seal::Suite;
 use holdfast::ops::cancel::Cancel;
 use holdfast::ops::observer::Silent;
@@ -15,7 +17,7 @@ use holdfast::ops::verify::{self, PackSelection, VerifyOptions, VerifyScope};
 use holdfast::repository::open;
 use holdfast::repository::reading::Reading;
 use holdfast::storage::local::LocalStore;
-use holdfast::storage::{ReadStore, WriteStore};
+use holdfast::storage::{ObjectKind, ObjectName, ReadStore, WriteStore};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,13 +61,13 @@ fn saved_json(saved: &Saved) -> Value {
     json!({"id": saved.id.hex(), "dump": base64(&saved.dump), "files": files, "entries": entries})
 }
 
-/// Writes the folder of a version.
-fn write(version: &str, suite: Suite, name: &str) {
+/// Writes a repository of a version.
+fn write(version: &str, suite: Suite, name: &str, parity: Option<ParityShare>) {
     let folder = golden().join(version).join(name);
     fs::create_dir_all(&folder).expect("folder");
     let store: Arc<dyn WriteStore> =
         Arc::new(LocalStore::create(&folder.join("repository")).expect("a new repository"));
-    let Small { key_file, saved, .. } = make(store, suite, 2026);
+    let Small { key_file, saved, .. } = make_with(store, suite, 2026, WriterParameters::DEFAULT.with_parity(parity));
     if suite != Suite::None {
         fs::write(folder.join("password.txt"), PASSWORD).expect("password");
         fs::write(folder.join("key.txt"), key_file.to_text().expect("a key file").as_bytes()).expect("key");
@@ -118,8 +120,17 @@ fn check(folder: &Path, secret: Option<&Secret>) {
 fn every_version_that_is_read_has_its_folder() {
     if let Ok(version) = std::env::var("HOLDFAST_GOLDEN") {
         assert!(VERSIONS.contains(&version.as_str()), "name {version} in VERSIONS first");
-        write(&version, Suite::Aes256Gcm, "encrypted");
-        write(&version, Suite::None, "open");
+        // what is there stays; a version may get more of them
+        let repositories = [
+            ("encrypted", Suite::Aes256Gcm, None),
+            ("open", Suite::None, None),
+            ("parity", Suite::Aes256Gcm, ParityShare::new(10)),
+        ];
+        for (name, suite, parity) in repositories {
+            if !golden().join(&version).join(name).exists() {
+                write(&version, suite, name, parity);
+            }
+        }
     }
     let folders = fs::read_dir(golden()).expect("tests/golden").map(|item| item.expect("item"));
     let mut names: Vec<String> = folders
@@ -139,5 +150,29 @@ fn golden_repositories_restore_bit_for_bit() {
         let key = fs::read(encrypted.join("key.txt")).expect("key file");
         check(&encrypted, Some(&Secret::from_key_file(&key).expect("a key file")));
         check(&golden().join(version).join("open"), None);
+    }
+    let parity = golden().join("v1").join("parity");
+    let key = fs::read(parity.join("key.txt")).expect("key file");
+    check(&parity, Some(&Secret::from_key_file(&key).expect("a key file")));
+}
+
+#[test]
+fn packs_of_the_golden_repository_with_parity_come_back() {
+    let folder = golden().join("v1").join("parity").join("repository");
+    let store = LocalStore::open(&folder).expect("repository");
+    let packs = store.list(ObjectKind::Pack).expect("packs");
+    assert!(packs.len() > 4);
+    for info in packs {
+        let whole = store.get(&info.name, 1 << 20).expect("a pack");
+        let id = PackId::parse(info.name.as_str().rsplit('/').next().expect("a name")).expect("an id");
+        let object = store.get(&ObjectName::parity(id), 1 << 20).expect("its parity");
+        let parity = Parity::find(&object, id).expect("whole");
+        let shape = parity.shape();
+        let mut bad = whole.clone();
+        // as many shards as there are rows, from the end
+        let lost = (shape.rows as usize).min(shape.shards());
+        let from = (shape.shards() - lost) * shape.shard_bytes as usize;
+        bad[from..].iter_mut().for_each(|byte| *byte ^= 0xff);
+        assert_eq!(parity.heal(&bad), Ok(whole), "{}", info.name);
     }
 }

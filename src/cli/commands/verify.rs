@@ -152,6 +152,9 @@ fn print(invocation: &Invocation, report: &VerifyReport) {
             size(report.bytes_proved)
         ));
     }
+    if report.packs_with_parity > 0 {
+        output.line(&format!("{} of {} packs have parity", report.packs_with_parity, report.packs));
+    }
     if report.packs_left > 0 {
         output.line(&format!("Time was up: {} packs are left for the next run", report.packs_left));
     }

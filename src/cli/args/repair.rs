@@ -13,6 +13,7 @@ Examples:
   holdfast repair snapshots                       write what is whole of damaged snapshots into new ones
 
 In this order. Nothing is ever deleted: damaged objects move to quarantine/ in the repository.
+With `parity` in the configuration, `repair packs` also writes the parity of packs that have none.
 Exit code 13: something is lost; the report names snapshots, sources, tables and files.")]
 pub struct RepairArgs {
     /// What to do.

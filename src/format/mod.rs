@@ -7,6 +7,7 @@ pub mod codec;
 pub mod compress;
 pub mod config_object;
 pub mod envelope;
+pub mod gathered;
 pub mod identities;
 pub mod key_slot;
 pub mod originals;

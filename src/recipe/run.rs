@@ -77,6 +77,35 @@ pub fn normalize(intervals: &mut Intervals, gap: u64) {
     });
 }
 
+/// What two lists of intervals have in common. Both are sorted and apart.
+pub fn intersect(left: &[(u64, u64)], right: &[(u64, u64)]) -> Intervals {
+    let (mut out, mut rest) = (Intervals::new(), right);
+    for &(start, end) in left {
+        rest = rest.get(rest.partition_point(|r| r.1 <= start)..).unwrap_or_default();
+        out.extend(rest.iter().take_while(|r| r.0 < end).map(|r| (r.0.max(start), r.1.min(end))));
+    }
+    out
+}
+
+/// What is left of `from` without `gone`. Both are sorted and apart.
+pub fn subtract(from: &[(u64, u64)], gone: &[(u64, u64)]) -> Intervals {
+    let (mut out, mut rest) = (Intervals::new(), gone);
+    for &(start, end) in from {
+        let mut at = start;
+        rest = rest.get(rest.partition_point(|r| r.1 <= start)..).unwrap_or_default();
+        for &(low, high) in rest.iter().take_while(|r| r.0 < end) {
+            if low > at {
+                out.push((at, low));
+            }
+            at = at.max(high);
+        }
+        if at < end {
+            out.push((at, end));
+        }
+    }
+    out
+}
+
 /// The parts of `runs` (sorted by `dst`) that lie inside `cover` (sorted, apart), cut to fit.
 pub fn clip(runs: &[Run], cover: &[(u64, u64)], out: &mut Vec<Run>) {
     let mut at = 0;

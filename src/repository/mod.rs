@@ -15,6 +15,7 @@ pub mod index_loader;
 pub mod keys;
 pub mod liveness;
 mod made_whole;
+pub mod named_parts;
 pub mod open;
 pub mod pack_reader;
 pub mod pack_writer;

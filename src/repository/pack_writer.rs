@@ -96,6 +96,8 @@ struct OpenPack {
     body_bytes: u64,
     table: PackTable,
     numbers: HashMap<VersionId, u32>,
+    /// First offset after the last literals of each space.
+    ends: HashMap<u32, u64>,
     pending: Vec<Pending>,
     pending_bytes: usize,
 }
@@ -196,6 +198,7 @@ impl PackWriter {
     }
 
     fn add_pending(&mut self, copy: u8, blob: NewBlob, bytes: Vec<u8>, form: Form) -> Result<()> {
+        self.make_way(copy, blob)?;
         // a batch is written whole, so it must not be larger than a pack
         let batch = BATCH_RAW_BYTES.min(usize::try_from(self.pack_bytes_target).unwrap_or(usize::MAX));
         let pack = self.pack(copy)?;
@@ -209,9 +212,33 @@ impl PackWriter {
                 BlobMeta::Slice { version: pack.number(version), generation, sequence }
             }
         };
+        let end = match meta {
+            BlobMeta::Segment { space, start } => {
+                let raw = match form {
+                    Form::Raw(_) => bytes.len() as u64,
+                    Form::Packed(raw_len) => u64::from(raw_len),
+                };
+                Some((space, start + raw))
+            }
+            BlobMeta::Sparse { space, start, span_bytes } => Some((space, start + u64::from(span_bytes))),
+            BlobMeta::Head { .. } | BlobMeta::Slice { .. } => None,
+        };
+        pack.ends.extend(end);
         pack.pending_bytes += bytes.len();
         pack.pending.push(Pending { meta, bytes, form });
         if pack.pending_bytes >= batch { self.write_batch(copy) } else { Ok(()) }
+    }
+
+    /// Closes the open pack if it has literals of the same space that do not end before these: spans of one space must not
+    /// overlap inside one pack. To be called before [`Self::add_chunk`] names chunks of the blob.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn make_way(&mut self, copy: u8, blob: NewBlob) -> Result<()> {
+        let (NewBlob::Segment { space, start } | NewBlob::Sparse { space, start, .. }) = blob else { return Ok(()) };
+        let open = self.open[usize::from(copy != 0)].as_ref();
+        let ends = open.and_then(|pack| pack.ends.get(pack.numbers.get(&space)?)).copied();
+        if ends.is_some_and(|end| start < end) { self.close_pack(copy) } else { Ok(()) }
     }
 
     /// Notes that a chunk's bytes are in the given part of a space, all of it in the pack of copy 0 that is open now.
@@ -244,6 +271,7 @@ impl PackWriter {
                     body_bytes: 0,
                     table: PackTable::default(),
                     numbers: HashMap::new(),
+                    ends: HashMap::new(),
                     pending: Vec::new(),
                     pending_bytes: 0,
                 }))

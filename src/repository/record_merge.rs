@@ -1,16 +1,20 @@
 //! Writes a version's record anew when versions between it and its nearest kept ancestor go away: their edits are
-//! composed into one record of a higher generation. The bytes of the stream stay where they are.
+//! composed into one record of a higher generation. Most bytes of the stream stay where they are; short runs of literals
+//! that this record alone names are brought together in a literal space of its own, in the order of the stream, so that
+//! the record need not name many places in many spaces.
 //!
 //! Source of the algorithm: interval composition as in [`crate::recipe::compose`]; docs/format.md, "Garbage
 //! collection".
 
 use super::error::{RepoError, Result};
 use super::index::RepositoryIndex;
+use super::liveness::Marking;
 use super::pack_reader::PackReader;
 use super::pack_writer::{NewBlob, PackWriter};
 use super::stream_reader::{StreamReader, read_head};
 use crate::domain::id::VersionId;
 use crate::format::codec;
+use crate::format::gathered::{self, Gathered};
 use crate::format::records::{SliceInfo, VersionHead};
 use crate::format::slice::{self, OWN, SLICE_RUNS_MAX, SliceFrame};
 use crate::recipe::run::{PARENT, Run, push};
@@ -20,6 +24,11 @@ use std::collections::HashMap;
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Level for heads.
 const HEAD_LEVEL: i32 = 9;
+/// Raw bytes of a segment of gathered literals: of scattered ones, and where they are most of the stream.
+const SCATTERED_BYTES: usize = 64 << 10;
+const DENSE_BYTES: usize = 512 << 10;
+const SCATTERED_LEVEL: i32 = 9;
+const DENSE_LEVEL: i32 = 6;
 
 /// A record to be written anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +44,8 @@ pub struct Merge {
     pub by_recipe: bool,
 }
 
-/// Hands every composed run of a merge to `each`, in stream order: the space (None: the kept parent's stream) and the
-/// run.
+/// Hands every composed run of a merge to `each`, in stream order: the reader in whose numbering the run is, the space
+/// (None: the kept parent's stream) and the run.
 ///
 /// # Errors
 /// Damage, storage errors, what `each` returns.
@@ -44,21 +53,21 @@ pub fn compose(
     index: &RepositoryIndex,
     packs: &PackReader,
     merge: &Merge,
-    mut each: impl FnMut(Option<VersionId>, Run) -> Result<()>,
+    mut each: impl FnMut(&mut StreamReader, Option<VersionId>, Run) -> Result<()>,
 ) -> Result<()> {
     let mut reader = StreamReader::open(index, packs, merge.version)?;
     let (mut at, total) = (0, reader.plain_bytes());
     if let Some(parent) = merge.parent.filter(|_| merge.by_recipe) {
-        let places = Places::of(index, packs, parent)?;
+        let mut places = Places::of(index, packs, parent)?;
         while at < total {
             let to = (at + WINDOW_BYTES).min(total);
             for run in reader.flat(index, packs, at, to)? {
                 let space = reader.space(run.space).unwrap_or_default();
                 // own literals stay own
                 if space == merge.version {
-                    each(Some(space), run)?;
+                    each(&mut reader, Some(space), run)?;
                 } else {
-                    places.split(space, run, &mut each)?;
+                    places.split(space, run, &mut |space, run| each(&mut reader, space, run))?;
                 }
             }
             at = to;
@@ -69,7 +78,7 @@ pub fn compose(
         let to = (at + WINDOW_BYTES).min(total);
         for run in reader.composed(index, packs, at, to, merge.levels)? {
             let space = if run.space == PARENT { None } else { reader.space(run.space) };
-            each(space, run)?;
+            each(&mut reader, space, run)?;
         }
         at = to;
     }
@@ -79,70 +88,98 @@ pub fn compose(
 /// Where the bytes of literal spaces are in a stream.
 struct Places {
     numbers: HashMap<VersionId, u32>,
-    /// (space, first offset in the space, first offset in the stream, length), ascending, apart.
-    places: Vec<(u32, u64, u64, u64)>,
+    /// The flat recipe in the order of the stream, spaces by number.
+    runs: Vec<Run>,
+    /// The same by space and offset there, apart from each other: position in `runs`, and bytes of that run that an earlier
+    /// place has.
+    by_source: Vec<(u32, u32)>,
+    /// Offset in this stream minus offset in the other one, where the last bytes were found.
+    diagonal: u64,
 }
 
 impl Places {
     fn of(index: &RepositoryIndex, packs: &PackReader, version: VersionId) -> Result<Self> {
         let mut reader = StreamReader::open(index, packs, version)?;
-        let mut found = Self { numbers: HashMap::new(), places: Vec::new() };
+        let (mut numbers, mut runs) = (HashMap::new(), Vec::new());
         let (mut at, total) = (0, reader.plain_bytes());
         while at < total {
             let to = (at + WINDOW_BYTES).min(total);
             for run in reader.flat(index, packs, at, to)? {
                 let id = reader.space(run.space).unwrap_or_default();
-                let next = u32::try_from(found.numbers.len()).unwrap_or(u32::MAX);
-                let number = *found.numbers.entry(id).or_insert(next);
-                found.places.push((number, run.src, run.dst, u64::from(run.len)));
+                let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+                push(&mut runs, run.dst, *numbers.entry(id).or_insert(next), run.src, u64::from(run.len));
             }
             at = to;
         }
-        found.places.sort_unstable();
+        Ok(Self::new(numbers, runs))
+    }
+
+    fn new(numbers: HashMap<VersionId, u32>, runs: Vec<Run>) -> Self {
+        let all = u32::try_from(runs.len()).unwrap_or(u32::MAX);
+        let mut by_source: Vec<(u32, u32)> = (0..all).map(|at| (at, 0)).collect();
+        let run = |at: u32| runs[at as usize];
+        by_source.sort_unstable_by_key(|&(at, _)| (run(at).space, run(at).src, run(at).dst));
         // bytes that the stream has twice are found at the first place
-        let mut kept: Vec<(u32, u64, u64, u64)> = Vec::with_capacity(found.places.len());
-        for (number, src, dst, len) in found.places.drain(..) {
-            let end = kept.last().filter(|last| last.0 == number).map_or(0, |last| last.1 + last.3);
-            let cut = end.saturating_sub(src).min(len);
-            if cut < len {
-                kept.push((number, src + cut, dst + cut, len - cut));
+        let (mut space, mut reached) = (PARENT, 0u64);
+        by_source.retain_mut(|(at, cut)| {
+            let run = run(*at);
+            if run.space != space {
+                (space, reached) = (run.space, 0);
             }
-        }
-        found.places = kept;
-        Ok(found)
+            *cut = length(reached.saturating_sub(run.src).min(u64::from(run.len)));
+            reached = reached.max(run.src_end());
+            *cut < run.len
+        });
+        Self { numbers, runs, by_source, diagonal: 0 }
+    }
+
+    /// A place by position in `by_source`: space, first offset there, first offset in the stream, length.
+    fn place(&self, at: usize) -> Option<(u32, u64, u64, u64)> {
+        let &(run, cut) = self.by_source.get(at)?;
+        let run = self.runs.get(run as usize)?;
+        Some((run.space, run.src + u64::from(cut), run.dst + u64::from(cut), u64::from(run.len - cut)))
+    }
+
+    /// Bytes from `src` of a space on that the stream has at `dst`.
+    fn length_at(&self, dst: u64, number: u32, src: u64) -> u64 {
+        let at = self.runs.partition_point(|run| run.dst_end() <= dst);
+        let run = self.runs.get(at).filter(|run| run.dst <= dst && run.space == number);
+        run.filter(|run| run.src + (dst - run.dst) == src).map_or(0, |run| run.dst_end() - dst)
     }
 
     /// Hands a run on in parts: copies of the stream where it has the same bytes, the run itself elsewhere.
     fn split(
-        &self,
+        &mut self,
         space: VersionId,
         run: Run,
         each: &mut impl FnMut(Option<VersionId>, Run) -> Result<()>,
     ) -> Result<()> {
         let Some(&number) = self.numbers.get(&space) else { return each(Some(space), run) };
         let (mut src, mut dst, end) = (run.src, run.dst, run.src_end());
-        let mut at = self.places.partition_point(|p| (p.0, p.1) <= (number, src)).saturating_sub(1);
         while src < end {
-            let place = self.places.get(at).filter(|p| p.0 == number);
-            let (from, to) = place.map_or((0, 0), |p| (p.1, p.1 + p.3));
-            if let Some(place) = place.filter(|_| from <= src && src < to) {
-                let len = to.min(end) - src;
-                each(None, Run { dst, src: place.2 + (src - from), len: length(len), space: PARENT })?;
-                (src, dst) = (src + len, dst + len);
-                at += 1;
+            // of bytes that the stream has twice, those that go on where the last copy ended make one run with it
+            let on = self.length_at(dst.wrapping_add(self.diagonal), number, src).min(end - src);
+            if on > 0 {
+                each(None, Run { dst, src: dst.wrapping_add(self.diagonal), len: length(on), space: PARENT })?;
+                (src, dst) = (src + on, dst + on);
                 continue;
             }
-            // the next place of this space that begins after `src`
-            if to <= src && self.places.get(at + 1).is_some_and(|p| p.0 == number) {
-                at += 1;
-                if self.places.get(at).is_some_and(|p| p.1 <= src) {
-                    continue;
-                }
+            let after = self.by_source.partition_point(|&(at, cut)| {
+                let run = &self.runs[at as usize];
+                (run.space, run.src + u64::from(cut)) <= (number, src)
+            });
+            let found = after.checked_sub(1).and_then(|at| self.place(at)).filter(|p| p.0 == number && src < p.1 + p.3);
+            if let Some((_, from, place, len)) = found {
+                let at = place + (src - from);
+                self.diagonal = at.wrapping_sub(dst);
+                let len = (from + len).min(end) - src;
+                each(None, Run { dst, src: at, len: length(len), space: PARENT })?;
+                (src, dst) = (src + len, dst + len);
+                continue;
             }
-            let next = self.places.get(at).filter(|p| p.0 == number && p.1 > src).map_or(end, |p| p.1.min(end));
-            let len = next - src;
-            each(Some(space), Run { dst, src, len: length(len), space: run.space })?;
-            (src, dst) = (src + len, dst + len);
+            let next = self.place(after).filter(|p| p.0 == number).map_or(end, |p| p.1.min(end));
+            each(Some(space), Run { dst, src, len: length(next - src), space: run.space })?;
+            (src, dst) = (next, dst + (next - src));
         }
         Ok(())
     }
@@ -153,19 +190,38 @@ fn length(len: u64) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-/// Writes the record of a merge, both copies, under a generation. `below` is the head of the kept parent. Returns the new head.
+/// A record that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// Its head.
+    pub head: VersionHead,
+    /// The literal space that was made for it, if it has one.
+    pub gathered: Option<Gathered>,
+    /// Copy numbers that hold that space, from 0 on.
+    pub copies: u8,
+}
+
+/// Writes the record of a merge, both copies, under a generation, and the literals that `marking` has it take over, into
+/// the space `gathered`. `below` is the head of the kept parent.
 ///
 /// # Errors
 /// Damage, storage errors; [`RepoError::ProofFailed`] when a slice does not decode to its runs.
 pub fn write(
-    index: &RepositoryIndex,
-    packs: &PackReader,
+    (index, packs): (&RepositoryIndex, &PackReader),
     writer: &mut PackWriter,
+    marking: &Marking,
     merge: &Merge,
-    generation: u32,
+    (generation, gathered): (u32, VersionId),
     below: Option<&VersionHead>,
-) -> Result<VersionHead> {
-    let (old, _) = read_head(index, packs, merge.version)?;
+) -> Result<Written> {
+    let (mut old, _) = read_head(index, packs, merge.version)?;
+    old.extensions.retain(|(name, _)| name != gathered::EXTENSION);
+    // what was stored twice stays so
+    let is_twice = |space: VersionId| {
+        let mut parts = index.space_parts(space).iter();
+        marking.moves_of(space) && parts.any(|part| index.pack(part.pack).is_some_and(|info| info.copy == 1))
+    };
+    let copies = if StreamReader::open(index, packs, merge.version)?.closure().any(is_twice) { 2 } else { 1 };
     let mut record = Record {
         head: VersionHead {
             generation,
@@ -185,9 +241,70 @@ pub fn write(
         own_end: 0,
         run_count: 0,
         bytes: 0,
+        taken: Taken { space: gathered, copies, start: 0, since: 0, bytes: Vec::new() },
     };
-    compose(index, packs, merge, |space, run| record.push(writer, space, run))?;
+    compose(index, packs, merge, |reader, space, run| {
+        let Some(id) = space else { return record.put(writer, PARENT, run.dst, run.src, u64::from(run.len)) };
+        let mut at = run.src;
+        for (start, end) in marking.moved_in(id, run.src, run.src_end()) {
+            record.push(writer, id, part_of(run, at, start))?;
+            let part = part_of(run, start, end);
+            let to = record.taken.end();
+            reader.read_run(index, packs, &part, &mut record.taken.bytes)?;
+            let number = record.number(gathered);
+            record.put(writer, number, part.dst, to, end - start)?;
+            record.taken.flush_when_full(writer, part.dst_end())?;
+            at = end;
+        }
+        record.push(writer, id, part_of(run, at, run.src_end()))
+    })?;
     record.finish(writer, below)
+}
+
+/// The part of a run over a literal space that has these offsets there.
+fn part_of(run: Run, start: u64, end: u64) -> Run {
+    Run { dst: run.dst + (start - run.src), src: start, len: length(end.saturating_sub(start)), space: run.space }
+}
+
+/// Literals on their way into the space made for a record.
+struct Taken {
+    space: VersionId,
+    copies: u8,
+    /// First offset of the open segment, in the space and in the stream.
+    start: u64,
+    since: u64,
+    bytes: Vec<u8>,
+}
+
+impl Taken {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    /// `dst` is how far the stream is taken.
+    fn flush_when_full(&mut self, writer: &mut PackWriter, dst: u64) -> Result<()> {
+        let is_dense = self.bytes.len() as u64 * 2 > dst.saturating_sub(self.since);
+        if self.bytes.len() < if is_dense { DENSE_BYTES } else { SCATTERED_BYTES } {
+            return Ok(());
+        }
+        self.flush(writer)?;
+        self.since = dst;
+        Ok(())
+    }
+
+    fn flush(&mut self, writer: &mut PackWriter) -> Result<()> {
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let level = if bytes.len() < DENSE_BYTES / 2 { SCATTERED_LEVEL } else { DENSE_LEVEL };
+        let blob = NewBlob::Segment { space: self.space, start: self.start };
+        self.start += bytes.len() as u64;
+        if self.copies > 1 {
+            writer.add(1, blob, bytes.clone(), level)?;
+        }
+        writer.add(0, blob, bytes, level)
+    }
 }
 
 /// A record being written.
@@ -202,12 +319,16 @@ struct Record {
     own_end: u64,
     run_count: u64,
     bytes: u64,
+    taken: Taken,
 }
 
 impl Record {
-    /// Own literals are consecutive and need no source; a place that the version names a second time needs a number.
-    fn push(&mut self, writer: &mut PackWriter, space: Option<VersionId>, run: Run) -> Result<()> {
-        let Some(id) = space else { return self.put(writer, PARENT, run.dst, run.src, u64::from(run.len)) };
+    /// A run over a literal space. Own literals are consecutive and need no source; a place that the version names a second
+    /// time needs a number.
+    fn push(&mut self, writer: &mut PackWriter, id: VersionId, run: Run) -> Result<()> {
+        if run.len == 0 {
+            return Ok(());
+        }
         if id != self.head.version || run.src_end() <= self.own_end {
             let number = self.number(id);
             return self.put(writer, number, run.dst, run.src, u64::from(run.len));
@@ -268,8 +389,12 @@ impl Record {
         Ok(())
     }
 
-    fn finish(mut self, writer: &mut PackWriter, below: Option<&VersionHead>) -> Result<VersionHead> {
+    fn finish(mut self, writer: &mut PackWriter, below: Option<&VersionHead>) -> Result<Written> {
         self.close_slice(writer)?;
+        self.taken.flush(writer)?;
+        let (space, bytes) = (self.taken.space, self.taken.start);
+        let gathered = (bytes > 0).then_some(Gathered { space, bytes });
+        self.head.extensions.extend(gathered.map(|gathered| gathered.extension()));
         if self.dst != self.head.plain_bytes || self.literal != self.head.literal_bytes {
             return Err(RepoError::ProofFailed {
                 what: format!("the merged record of version {}", self.head.version),
@@ -282,7 +407,7 @@ impl Record {
         let blob = NewBlob::Head { version: self.head.version, generation: self.head.generation };
         writer.add(1, blob, bytes.clone(), HEAD_LEVEL)?;
         writer.add(0, blob, bytes, HEAD_LEVEL)?;
-        Ok(self.head)
+        Ok(Written { head: self.head, gathered, copies: self.taken.copies })
     }
 }
 
@@ -292,50 +417,50 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Each byte of a run comes out once, in order, either as itself or as a copy of a place that holds it.
+        /// Each byte of a run comes out once, in order, either as itself or as a copy of a place that holds it; and it comes
+        /// out as itself only if no place holds it.
         #[test]
         fn split_keeps_every_byte(
-            parts in prop::collection::vec((0u32..3, 0u64..200, 1u64..40), 0..20),
-            space in 0u8..3, src in 0u64..220, len in 1u32..120,
+            parts in prop::collection::vec((0u32..2, 0u64..200, 1u32..40), 0..20),
+            wanted in prop::collection::vec((0u8..3, 0u64..220, 1u32..120), 1..6),
         ) {
             let ids: Vec<VersionId> = (0..3u8).map(|n| VersionId([n; 16])).collect();
-            let mut places = Places { numbers: HashMap::new(), places: Vec::new() };
-            for (n, id) in (0u32..).zip(&ids[..2]) {
-                places.numbers.insert(*id, n);
+            let mut runs = Vec::new();
+            let mut end = 0;
+            for (space, src, len) in parts {
+                push(&mut runs, end, space, src, u64::from(len));
+                end += u64::from(len);
             }
-            let mut sorted: Vec<_> = parts.into_iter().filter(|p| p.0 < 2).collect();
-            sorted.sort_unstable();
-            let mut dst = 1000;
-            for (n, at, len) in sorted {
-                let end = places.places.last().filter(|l| l.0 == n).map_or(0, |l| l.1 + l.3);
-                if at >= end {
-                    places.places.push((n, at, dst, len));
-                    dst += len + 3;
-                }
-            }
-            let run = Run { dst: 5, src, len, space: 77 };
+            let mut places = Places::new([(ids[0], 0), (ids[1], 1)].into(), runs.clone());
             let mut out = Vec::new();
-            places.split(ids[usize::from(space)], run, &mut |s, r| {
-                out.push((s, r));
-                Ok(())
-            }).unwrap();
+            let (mut dst, mut expected) = (5, Vec::new());
+            for (space, src, len) in wanted {
+                let id = ids[usize::from(space)];
+                places.split(id, Run { dst, src, len, space: 77 }, &mut |s, r| {
+                    out.push((s, r));
+                    Ok(())
+                }).unwrap();
+                dst += u64::from(len);
+                expected.extend((0..u64::from(len)).map(|k| (id, src + k)));
+            }
             let mut bytes = Vec::new();
             for (s, r) in out {
                 prop_assert_eq!(r.dst, 5 + bytes.len() as u64);
-                for k in 0..u64::from(r.len) {
+                for at in r.src..r.src_end() {
                     bytes.push(match s {
-                        Some(id) => (id, r.src + k),
+                        Some(id) => {
+                            let held = runs.iter().any(|p| ids[p.space as usize] == id && p.src <= at && at < p.src_end());
+                            prop_assert!(!held, "a copy was possible");
+                            (id, at)
+                        }
                         None => {
-                            let at = r.src + k;
-                            let p = places.places.iter().find(|p| p.2 <= at && at < p.2 + p.3).unwrap();
-                            (ids[p.0 as usize], p.1 + (at - p.2))
+                            let p = runs.iter().find(|p| p.dst <= at && at < p.dst_end()).unwrap();
+                            (ids[p.space as usize], p.src + (at - p.dst))
                         }
                     });
                 }
             }
-            let expected: Vec<_> = (0..u64::from(len)).map(|k| (ids[usize::from(space)], src + k)).collect();
             prop_assert_eq!(bytes, expected);
-            // and nothing that is there is left out
         }
     }
 }

@@ -4,11 +4,12 @@
 use super::error::Result;
 use super::index::{PackNumber, RepositoryIndex};
 use super::liveness::{Live, Marking};
-use super::pack_reader::{LoadedTable, PackReader};
+use super::pack_reader::{LoadedTable, PackReader, Segment};
 use super::pack_writer::{NewBlob, PackWriter};
 use crate::domain::id::VersionId;
 use crate::format::records::{BlobMeta, ChunkEntry};
 use crate::format::sparse;
+use crate::recipe::run::intersect;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Live bytes gathered from neighbouring segments before they are stored as one.
@@ -25,9 +26,10 @@ const BULK_LEVEL: i32 = 6;
 pub const HARD_LEVEL: i32 = 15;
 
 /// How much work literals are worth that could be copied as they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effort {
     /// None: whole segments are copied as compressed units.
+    #[default]
     AsItIs,
     /// They are compressed again, with [`HARD_LEVEL`].
     Hard,
@@ -36,82 +38,174 @@ pub enum Effort {
 /// Blobs that another pack holds as well: (pack, ordinal).
 pub type Repeated = HashSet<(PackNumber, u32)>;
 
-/// Copies everything of a pack that is needed. `repeated` blobs are left out.
-///
-/// # Errors
-/// Damage of what is needed, storage errors.
-pub fn copy_pack(
-    index: &RepositoryIndex,
-    packs: &PackReader,
-    writer: &mut PackWriter,
-    marking: &Marking,
-    repeated: &Repeated,
-    number: PackNumber,
-    effort: Effort,
-) -> Result<()> {
-    let table = packs.table(index, number)?;
-    let copy = index.pack(number).map_or(0, |info| info.copy);
-    let mut chunks: HashMap<u32, Vec<ChunkEntry>> = HashMap::new();
-    for chunk in &table.table.chunks {
-        chunks.entry(chunk.space).or_default().push(*chunk);
-    }
-    chunks.values_mut().for_each(|of_space| of_space.sort_unstable_by_key(|c| c.start));
-    let (copied, gathered) = (HashMap::new(), Gathered::default());
-    let mut copier = Copier { index, packs, writer, number, effort, copy, table: &table, chunks, copied, gathered };
-    let mut literals = Vec::new();
-    for (ordinal, blob) in (0u32..).zip(&table.table.blobs) {
-        if repeated.contains(&(number, ordinal)) {
-            continue;
-        }
-        let owner = table.table.ids.get(blob.meta.owner() as usize).copied().unwrap_or_default();
-        match blob.meta {
-            BlobMeta::Head { generation, .. } if marking.needs_record(owner, generation) => {
-                copier.whole(ordinal, NewBlob::Head { version: owner, generation })?;
-            }
-            BlobMeta::Slice { generation, sequence, .. } if marking.needs_record(owner, generation) => {
-                copier.whole(ordinal, NewBlob::Slice { version: owner, generation, sequence })?;
-            }
-            BlobMeta::Head { .. } | BlobMeta::Slice { .. } => {}
-            BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => {
-                if let Some((space, start, end)) = blob.literal_span() {
-                    literals.push((space, start, end, ordinal));
-                }
-            }
-        }
-    }
-    literals.sort_unstable();
-    for (space, start, end, ordinal) in literals {
-        let id = table.table.ids.get(space as usize).copied().unwrap_or_default();
-        copier.literals(id, space, (start, end), ordinal, marking.live_in(id, start, end))?;
-    }
-    copier.flush()
-}
-
 /// Live pieces on their way into one segment.
 #[derive(Default)]
 struct Gathered {
+    copy: u8,
     space: VersionId,
-    number: u32,
+    effort: Effort,
     start: u64,
     end: u64,
     bytes: usize,
     pieces: Vec<(u64, Vec<u8>)>,
+    chunks: Vec<ChunkEntry>,
 }
 
-struct Copier<'c> {
+/// A blob of literals that may have something live. Ordered so that each space is copied from its first offset to its last,
+/// whatever packs hold it: spans of one space must not overlap inside one pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Literals {
+    copy: u8,
+    /// Position of the space among those met, so that reading stays near.
+    rank: u32,
+    start: u64,
+    end: u64,
+    pack: PackNumber,
+    ordinal: u32,
+    space: VersionId,
+    effort: Effort,
+}
+
+/// Copies what is needed of packs: [`Self::pack`] for each of them, then [`Self::literals`] until there are no more.
+pub struct Copier<'c> {
     index: &'c RepositoryIndex,
     packs: &'c PackReader,
-    writer: &'c mut PackWriter,
-    number: PackNumber,
-    effort: Effort,
-    copy: u8,
-    table: &'c LoadedTable,
-    /// Chunks of each space of the table, by first offset.
-    chunks: HashMap<u32, Vec<ChunkEntry>>,
-    /// What was copied of each space. A pack may hold bytes twice: a prune that ended between naming its packs and
-    /// condemning the old ones leaves two forms of them, and the next one may have put both into one pack.
-    copied: HashMap<u32, Copied>,
+    marking: &'c Marking,
+    /// Blobs that are left out because another pack holds them as well.
+    repeated: &'c Repeated,
+    ranks: HashMap<VersionId, u32>,
+    /// Still to be copied, the next one last.
+    waiting: Vec<Literals>,
+    is_sorted: bool,
+    /// What was copied of the space at hand. Packs may hold bytes twice: a prune that ended between naming its packs and
+    /// condemning the old ones leaves two forms of them.
+    copied: (u8, VersionId, Copied),
     gathered: Gathered,
+}
+
+impl std::fmt::Debug for Copier<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Copier({} blobs to come)", self.waiting.len())
+    }
+}
+
+impl<'c> Copier<'c> {
+    /// A copier that has nothing to copy yet.
+    pub fn new(
+        index: &'c RepositoryIndex,
+        packs: &'c PackReader,
+        marking: &'c Marking,
+        repeated: &'c Repeated,
+    ) -> Self {
+        let (ranks, copied, gathered) = Default::default();
+        Self { index, packs, marking, repeated, ranks, waiting: Vec::new(), is_sorted: false, copied, gathered }
+    }
+
+    /// Copies the records of a pack and notes its literals.
+    ///
+    /// # Errors
+    /// Damage of what is needed, storage errors.
+    pub fn pack(&mut self, writer: &mut PackWriter, number: PackNumber, effort: Effort) -> Result<()> {
+        let table = self.packs.table(self.index, number)?;
+        let copy = self.index.pack(number).map_or(0, |info| info.copy);
+        for (ordinal, blob) in (0u32..).zip(&table.table.blobs) {
+            if self.repeated.contains(&(number, ordinal)) {
+                continue;
+            }
+            let owner = table.table.ids.get(blob.meta.owner() as usize).copied().unwrap_or_default();
+            let record = match blob.meta {
+                BlobMeta::Head { generation, .. } => (generation, NewBlob::Head { version: owner, generation }),
+                BlobMeta::Slice { generation, sequence, .. } => {
+                    (generation, NewBlob::Slice { version: owner, generation, sequence })
+                }
+                BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => {
+                    if let Some((_, start, end)) = blob.literal_span() {
+                        let next = u32::try_from(self.ranks.len()).unwrap_or(u32::MAX);
+                        let rank = *self.ranks.entry(owner).or_insert(next);
+                        let found = Literals { copy, rank, start, end, pack: number, ordinal, space: owner, effort };
+                        self.waiting.push(found);
+                    }
+                    continue;
+                }
+            };
+            if self.marking.needs_record(owner, record.0) {
+                let (packed, raw_len) = self.packs.packed_blob(self.index, number, &table, ordinal)?;
+                writer.add_packed(copy, record.1, packed, raw_len)?;
+            }
+        }
+        self.is_sorted = false;
+        Ok(())
+    }
+
+    /// Blobs of literals that were noted and not copied yet.
+    pub fn blobs_left(&self) -> u64 {
+        self.waiting.len() as u64
+    }
+
+    /// Copies the next blob of literals. False when there are no more and everything was handed to the writer.
+    ///
+    /// # Errors
+    /// Damage of what is needed, storage errors.
+    pub fn literals(&mut self, writer: &mut PackWriter) -> Result<bool> {
+        if !self.is_sorted {
+            self.waiting.sort_unstable_by(|a, b| b.cmp(a));
+            self.is_sorted = true;
+        }
+        let Some(next) = self.waiting.pop() else {
+            self.flush(writer)?;
+            return Ok(false);
+        };
+        self.copy(writer, next)?;
+        Ok(true)
+    }
+
+    fn copy(&mut self, writer: &mut PackWriter, from: Literals) -> Result<()> {
+        let Literals { copy, space: id, effort, .. } = from;
+        let span = (from.start, from.end);
+        let parts = match self.marking.live_in(id, from.start, from.end) {
+            Live::Whole => vec![span],
+            Live::Parts(parts) => parts,
+        };
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let table = self.packs.table(self.index, from.pack)?;
+        if (self.copied.0, self.copied.1) != (copy, id) {
+            self.copied = (copy, id, Copied::default());
+        }
+        let meta = table.blob(from.ordinal).map(|b| b.0.meta);
+        if let Some(BlobMeta::Segment { start, .. }) = meta
+            && parts == [span]
+            && (span.1 - span.0) as usize >= GATHER_BYTES / 2
+        {
+            let fresh = self.copied.2.add(span.0, span.1);
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            if fresh == [span] {
+                self.flush(writer)?;
+                let blob = NewBlob::Segment { space: id, start };
+                let chunks = chunks_of(&table, id, span).filter(|chunk| lies_in(&[span], chunk)).collect();
+                if effort == Effort::Hard {
+                    let raw = self.packs.blob(self.index, from.pack, &table, from.ordinal)?;
+                    return put(writer, copy, blob, chunks, raw, HARD_LEVEL);
+                }
+                let (packed, raw_len) = self.packs.packed_blob(self.index, from.pack, &table, from.ordinal)?;
+                writer.make_way(copy, blob)?;
+                name_chunks(writer, copy, blob, chunks)?;
+                return writer.add_packed(copy, blob, packed, raw_len);
+            }
+            let segment = self.packs.literal_blob(self.index, from.pack, &table, from.ordinal)?;
+            return self.gather(writer, from, &table, &segment, &fresh);
+        }
+        let segment = self.packs.literal_blob(self.index, from.pack, &table, from.ordinal)?;
+        let held: Vec<(u64, u64)> = segment.pieces().iter().map(|(at, b)| (*at, at + b.len() as u64)).collect();
+        let mut fresh = Vec::new();
+        for (start, end) in intersect(&parts, &held) {
+            fresh.extend(self.copied.2.add(start, end));
+        }
+        self.gather(writer, from, &table, &segment, &fresh)
+    }
 }
 
 /// Parts of a space, ascending and apart: first offset and the one after the last.
@@ -143,104 +237,96 @@ impl Copied {
 }
 
 impl Copier<'_> {
-    fn whole(&mut self, ordinal: u32, blob: NewBlob) -> Result<()> {
-        let (packed, raw_len) = self.packs.packed_blob(self.index, self.number, self.table, ordinal)?;
-        self.writer.add_packed(self.copy, blob, packed, raw_len)
-    }
-
-    fn literals(&mut self, id: VersionId, space: u32, span: (u64, u64), ordinal: u32, live: Live) -> Result<()> {
-        let meta = self.table.blob(ordinal).map(|b| b.0.meta);
-        let parts = match live {
-            Live::Whole => vec![span],
-            Live::Parts(parts) => parts,
-        };
-        if parts.is_empty() {
-            return Ok(());
-        }
-        if let Some(BlobMeta::Segment { start, .. }) = meta
-            && parts == [span]
-            && (span.1 - span.0) as usize >= GATHER_BYTES / 2
-        {
-            if self.copied.entry(space).or_default().add(span.0, span.1).is_empty() {
-                return Ok(());
-            }
-            self.flush()?;
-            self.chunks_in(id, space, &[span])?;
-            let blob = NewBlob::Segment { space: id, start };
-            if self.effort == Effort::Hard {
-                let raw = self.packs.blob(self.index, self.number, self.table, ordinal)?;
-                return self.writer.add(self.copy, blob, raw, HARD_LEVEL);
-            }
-            return self.whole(ordinal, blob);
-        }
-        let segment = self.packs.literal_blob(self.index, self.number, self.table, ordinal)?;
-        let pieces = segment.pieces();
-        let mut fresh = Vec::new();
-        for (start, end) in parts {
-            let first = pieces.partition_point(|(from, bytes)| from + bytes.len() as u64 <= start);
-            for (from, bytes) in pieces.iter().skip(first).take_while(|(from, _)| *from < end) {
-                let part = (start.max(*from), end.min(from + bytes.len() as u64));
-                let new = self.copied.entry(space).or_default().add(part.0, part.1);
-                fresh.extend(new.into_iter().map(|part| (part, *from, *bytes)));
-            }
-        }
-        let Some(((first, _), ..)) = fresh.first() else { return Ok(()) };
-        let far = self.gathered.space != id
-            || self.gathered.bytes >= GATHER_BYTES
-            || span.1.saturating_sub(self.gathered.start) > SPAN_BYTES_MAX
+    /// Takes parts of a blob, ascending and apart, all of which it holds, on their way into a new one.
+    fn gather(
+        &mut self,
+        writer: &mut PackWriter,
+        from: Literals,
+        table: &LoadedTable,
+        segment: &Segment,
+        parts: &[(u64, u64)],
+    ) -> Result<()> {
+        let Some(&(first, _)) = parts.first() else { return Ok(()) };
+        let gathered = &self.gathered;
+        let far = (gathered.copy, gathered.space, gathered.effort) != (from.copy, from.space, from.effort)
+            || gathered.bytes >= GATHER_BYTES
+            || from.end.saturating_sub(gathered.start) > SPAN_BYTES_MAX
             // pieces are written in ascending order
-            || *first < self.gathered.end;
+            || first < gathered.end;
         if far {
-            self.flush()?;
+            self.flush(writer)?;
         }
         let gathered = &mut self.gathered;
-        if gathered.pieces.is_empty() {
-            (gathered.space, gathered.number) = (id, space);
-        }
-        for ((start, end), from, bytes) in fresh {
-            let skip = usize::try_from(start - from).unwrap_or(usize::MAX);
-            let take = usize::try_from(end - start).unwrap_or(0);
-            let Some(part) = bytes.get(skip..).and_then(|rest| rest.get(..take)) else { continue };
-            gathered.add(start, part);
+        (gathered.copy, gathered.space, gathered.effort) = (from.copy, from.space, from.effort);
+        gathered.chunks.extend(chunks_of(table, from.space, (from.start, from.end)));
+        for &(start, end) in parts {
+            let mut at = start;
+            while at < end {
+                let bytes = segment.bytes_at(at);
+                let take = usize::try_from(end - at).unwrap_or(usize::MAX).min(bytes.len());
+                let Some(part) = bytes.get(..take).filter(|part| !part.is_empty()) else { break };
+                gathered.add(at, part);
+                at += take as u64;
+            }
         }
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<()> {
+    fn flush(&mut self, writer: &mut PackWriter) -> Result<()> {
         let gathered = std::mem::take(&mut self.gathered);
         if gathered.pieces.is_empty() {
             return Ok(());
         }
-        let spans: Vec<(u64, u64)> = gathered.pieces.iter().map(|(at, b)| (*at, at + b.len() as u64)).collect();
-        self.chunks_in(gathered.space, gathered.number, &spans)?;
-        let level = match self.effort {
+        let (copy, space, start) = (gathered.copy, gathered.space, gathered.start);
+        let level = match gathered.effort {
             Effort::Hard => HARD_LEVEL,
             Effort::AsItIs if gathered.bytes >= BULK_BYTES => BULK_LEVEL,
             Effort::AsItIs => SMALL_LEVEL,
         };
-        let (space, start) = (gathered.space, gathered.start);
+        let spans: Vec<(u64, u64)> = gathered.pieces.iter().map(|(at, b)| (*at, at + b.len() as u64)).collect();
+        let chunks: Vec<ChunkEntry> = gathered.chunks.into_iter().filter(|chunk| lies_in(&spans, chunk)).collect();
         if let [(_, bytes)] = gathered.pieces.as_slice() {
-            return self.writer.add(self.copy, NewBlob::Segment { space, start }, bytes.clone(), level);
+            return put(writer, copy, NewBlob::Segment { space, start }, chunks, bytes.clone(), level);
         }
         let pieces: Vec<(u64, &[u8])> = gathered.pieces.iter().map(|(at, b)| (*at, b.as_slice())).collect();
         let span_bytes = u32::try_from(gathered.end - start).unwrap_or(u32::MAX);
         let raw = sparse::encode(start, &pieces);
-        self.writer.add(self.copy, NewBlob::Sparse { space, start, span_bytes }, raw, level)
+        put(writer, copy, NewBlob::Sparse { space, start, span_bytes }, chunks, raw, level)
     }
+}
 
-    /// Names the chunks that lie wholly in one of the spans, which are ascending and go into one blob.
-    fn chunks_in(&mut self, id: VersionId, space: u32, spans: &[(u64, u64)]) -> Result<()> {
-        let Some(of_space) = self.chunks.get(&space).filter(|_| self.copy == 0) else { return Ok(()) };
-        for &(start, end) in spans {
-            let first = of_space.partition_point(|c| c.start < start);
-            for chunk in of_space.get(first..).unwrap_or_default().iter().take_while(|c| c.start < end) {
-                if chunk.start + u64::from(chunk.plain_bytes) <= end {
-                    self.writer.add_chunk(chunk.id, id, chunk.start, chunk.plain_bytes)?;
-                }
-            }
-        }
-        Ok(())
+/// Adds literals with their chunks, which must be named in the pack that holds them.
+fn put(
+    writer: &mut PackWriter,
+    copy: u8,
+    blob: NewBlob,
+    chunks: Vec<ChunkEntry>,
+    raw: Vec<u8>,
+    level: i32,
+) -> Result<()> {
+    writer.make_way(copy, blob)?;
+    name_chunks(writer, copy, blob, chunks)?;
+    writer.add(copy, blob, raw, level)
+}
+
+fn name_chunks(writer: &mut PackWriter, copy: u8, blob: NewBlob, chunks: Vec<ChunkEntry>) -> Result<()> {
+    let (NewBlob::Segment { space, .. } | NewBlob::Sparse { space, .. }) = blob else { return Ok(()) };
+    for chunk in chunks.into_iter().filter(|_| copy == 0) {
+        writer.add_chunk(chunk.id, space, chunk.start, chunk.plain_bytes)?;
     }
+    Ok(())
+}
+
+/// The chunks of a space that begin in a part of it.
+fn chunks_of(table: &LoadedTable, space: VersionId, (start, end): (u64, u64)) -> impl Iterator<Item = ChunkEntry> + '_ {
+    let is_of = move |number: u32| table.table.ids.get(number as usize) == Some(&space);
+    table.table.chunks.iter().filter(move |c| start <= c.start && c.start < end && is_of(c.space)).copied()
+}
+
+/// True when a chunk lies wholly in one of the parts, which are ascending and apart.
+fn lies_in(parts: &[(u64, u64)], chunk: &ChunkEntry) -> bool {
+    let found = parts.partition_point(|p| p.1 <= chunk.start);
+    parts.get(found).is_some_and(|p| p.0 <= chunk.start && chunk.start + u64::from(chunk.plain_bytes) <= p.1)
 }
 
 impl Gathered {

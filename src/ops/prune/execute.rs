@@ -4,9 +4,10 @@ use super::finish::Own;
 use super::plan::Plan;
 use super::{PruneError, PruneMeans, PruneReport, View, holds_record, unreadable};
 use crate::domain::id::{CondemnedId, IndexId, PackId, VersionId};
+use crate::format::gathered::Gathered;
 use crate::format::records::{IndexedPack, Proof};
 use crate::ops::observer::{Event, Progress};
-use crate::repository::closure::{LostLiterals, lost_literals};
+use crate::repository::closure::{Coverage, LostLiterals, first_hole, lost_literals};
 use crate::repository::condemned::{self, Condemned};
 use crate::repository::error::RepoError;
 use crate::repository::index::{PackNumber, RepositoryIndex};
@@ -14,7 +15,7 @@ use crate::repository::liveness::Marking;
 use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
 use crate::repository::pack_writer::{PackWriter, name_packs};
 use crate::repository::record_merge;
-use crate::repository::rewrite::{self, Effort};
+use crate::repository::rewrite::{Copier, Effort};
 use crate::repository::session::prove_stream;
 use crate::repository::stream_reader::{StreamReader, read_head};
 use crate::storage::{ReadStore, WriteStore};
@@ -67,7 +68,7 @@ fn write_and_prove(
             ..Progress::default()
         }));
     };
-    let mut heads = HashMap::new();
+    let (mut heads, mut gathered) = (HashMap::new(), Vec::new());
     for (done, merge) in (1u64..).zip(&plan.merges) {
         means.cancel.check()?;
         let below = match merge.parent {
@@ -78,21 +79,28 @@ fn write_and_prove(
             },
         };
         let generation = next_generation(view.marking.generation(merge.version).unwrap_or(0), means);
-        let head = record_merge::write(&view.index, &view.packs, writer, merge, generation, below.as_ref())
+        let names = (generation, VersionId(means.random.bytes()));
+        let new = record_merge::write((&view.index, &view.packs), writer, &view.marking, merge, names, below.as_ref())
             .map_err(unreadable)?;
+        gathered.extend(new.gathered.map(|gathered| (gathered, new.copies)));
         if let Some(below) = below {
             heads.insert(below.version, below);
         }
-        heads.insert(head.version, head);
+        heads.insert(new.head.version, new.head);
         progress(done);
     }
     drop(heads);
-    for (done, pack) in (plan.merges.len() as u64 + 1..).zip(&plan.rewrite) {
+    let mut copier = Copier::new(&view.index, &view.packs, &view.marking, &plan.repeated);
+    for pack in &plan.rewrite {
         means.cancel.check()?;
         let effort = if plan.harder.contains(&pack.number) { Effort::Hard } else { Effort::AsItIs };
-        rewrite::copy_pack(&view.index, &view.packs, writer, &view.marking, &plan.repeated, pack.number, effort)
-            .map_err(unreadable)?;
-        progress(done);
+        copier.pack(writer, pack.number, effort).map_err(unreadable)?;
+    }
+    let (blobs, mut copied) = (copier.blobs_left().max(1), 0);
+    while copier.literals(writer).map_err(unreadable)? {
+        means.cancel.check()?;
+        copied += 1;
+        progress(plan.merges.len() as u64 + plan.rewrite.len() as u64 * copied / blobs);
     }
     written.extend(writer.finish_packs()?);
     // what is left when all that goes is gone
@@ -102,7 +110,30 @@ fn write_and_prove(
         after.add_pack(pack, None);
     }
     report.versions_proved += prove(means, view, plan, &after, &gone)?;
+    whole_in_each_copy(means, &after, &gathered)?;
     Ok(gone)
+}
+
+/// Every new literal space is there from its first byte to its last, in each copy number that it was written for: a version
+/// that decodes tells this of one copy only.
+fn whole_in_each_copy(
+    means: &PruneMeans<'_>,
+    after: &RepositoryIndex,
+    gathered: &[(Gathered, u8)],
+) -> Result<(), PruneError> {
+    let packs =
+        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
+    let mut coverage = Coverage::default();
+    for &(Gathered { space, bytes }, copies) in gathered {
+        for copy in 0..copies {
+            let held = coverage.of(after, &packs, space, Some(copy)).map_err(unreadable)?;
+            if let Some((start, end)) = first_hole(held, 0, bytes) {
+                let reason = format!("bytes {start} to {end} of copy {copy} were not written");
+                return Err(PruneError::NotProved { what: format!("literal space {space}"), reason });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A generation above the present one. The low half is random, so that two prunes that write a record of the same

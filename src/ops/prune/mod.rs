@@ -25,7 +25,7 @@ use crate::repository::condemned;
 use crate::repository::error::RepoError;
 use crate::repository::index::RepositoryIndex;
 use crate::repository::index_loader;
-use crate::repository::liveness::Marking;
+use crate::repository::liveness::{Gather, Marking};
 use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
 use crate::repository::parity;
 use crate::repository::session::{self, BackupSession, SessionStart};
@@ -363,7 +363,13 @@ fn look_and_choose(
         .collect();
     let packs =
         PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
-    let marking = Marking::of(&index, &packs, &roots.versions).map_err(unreadable)?;
+    // bringing literals together writes more than it frees at first, so it has no place where room or work is limited
+    let gather = match (limits.step_bytes.or(limits.repack_bytes), limits.full) {
+        (Some(_), _) => Gather::Nothing,
+        (None, false) => Gather::Merged,
+        (None, true) => Gather::Everything,
+    };
+    let marking = Marking::gathering(&index, &packs, &roots.versions, gather).map_err(unreadable)?;
     let needed = roots.versions.clone();
     let mut view = View { roots, needed, index, packs, marking, orphans };
     let found = plan::assess(&view.index, &view.packs, &view.marking).map_err(unreadable)?;

@@ -31,7 +31,8 @@ pub struct PackState {
     pub copy: u8,
     /// Length of the object.
     pub stored_bytes: u64,
-    /// Stored bytes of blobs, or of their share, that nothing needs; an estimate for segments.
+    /// Stored bytes of blobs, or of their share, that nothing needs once the merges are carried out; an estimate for
+    /// segments.
     pub dead_bytes: u64,
     /// Nothing in it is needed.
     pub is_dead: bool,
@@ -48,6 +49,8 @@ pub struct Assessment {
     pub stored_bytes: u64,
     /// Dead bytes of all packs.
     pub dead_bytes: u64,
+    /// Stored bytes that merges take over into literal spaces of their own, an estimate.
+    pub moved_bytes: u64,
 }
 
 /// How far to go.
@@ -74,6 +77,8 @@ pub struct Plan {
     pub remove: Vec<PackState>,
     /// Blobs that another pack holds as well, and that are not copied.
     pub repeated: Repeated,
+    /// Stored bytes that the merges take over, an estimate.
+    pub moved_bytes: u64,
     /// More is left for a next step.
     pub is_partial: bool,
 }
@@ -91,7 +96,8 @@ impl Plan {
 
     /// Estimate of the bytes that are written.
     pub fn written_bytes(&self) -> u64 {
-        self.rewrite.iter().map(|p| p.stored_bytes - p.dead_bytes.min(p.stored_bytes)).sum()
+        let kept = |p: &PackState| p.stored_bytes - p.dead_bytes.min(p.stored_bytes);
+        self.moved_bytes + self.rewrite.iter().map(kept).sum::<u64>()
     }
 }
 
@@ -119,8 +125,10 @@ pub fn assess(index: &RepositoryIndex, packs: &PackReader, marking: &Marking) ->
             continue;
         }
         let table = packs.table(index, number)?;
-        let (dead, is_dead) = seen.judge(number, info.copy, &table, marking, &mut result.repeated);
-        result.dead_bytes += dead;
+        let Judged { dead, moved, is_dead } =
+            seen.judge((index, packs), number, &table, marking, &mut result.repeated)?;
+        result.dead_bytes += dead.saturating_sub(moved);
+        result.moved_bytes += moved;
         if dead > 0 || is_dead || small {
             result.packs.push(PackState {
                 id: info.id,
@@ -184,21 +192,71 @@ fn suspects(index: &RepositoryIndex, marking: &Marking) -> BTreeSet<PackNumber> 
 #[derive(Default)]
 struct Seen {
     records: HashSet<(u8, VersionId, u32, Option<u32>)>,
-    literals: HashMap<(u8, VersionId), Intervals>,
+    literals: HashMap<(u8, VersionId), Held>,
+}
+
+/// What earlier packs hold of a literal space. Which bytes of its span a sparse segment has is read only where spans meet.
+#[derive(Default)]
+struct Held {
+    parts: Intervals,
+    /// Sparse segments whose pieces are not among `parts` yet: first offset, the one after the last, pack, ordinal.
+    unread: Vec<(u64, u64, PackNumber, u32)>,
+}
+
+impl Held {
+    /// True when everything that a blob holds is held already; takes it in.
+    fn takes_in(
+        &mut self,
+        (index, packs): (&RepositoryIndex, &PackReader),
+        (number, ordinal): (PackNumber, u32),
+        (start, end): (u64, u64),
+        is_whole: bool,
+    ) -> Result<bool> {
+        let pieces = |number, ordinal| -> Result<Intervals> {
+            let table = packs.table(index, number)?;
+            let segment = packs.literal_blob(index, number, &table, ordinal)?;
+            Ok(segment.pieces().iter().map(|(at, b)| (*at, at + b.len() as u64)).collect())
+        };
+        let met: Vec<_> = self.unread.extract_if(.., |other| other.0 < end && start < other.1).collect();
+        for (_, _, number, ordinal) in &met {
+            self.parts.extend(pieces(*number, *ordinal)?);
+        }
+        normalize(&mut self.parts, 0);
+        let after = self.parts.partition_point(|part| part.1 <= start);
+        let near = !met.is_empty() || self.parts.get(after).is_some_and(|part| part.0 < end);
+        if !is_whole && !near {
+            self.unread.push((start, end, number, ordinal));
+            return Ok(false);
+        }
+        let own = if is_whole { vec![(start, end)] } else { pieces(number, ordinal)? };
+        let is_repeated = own.iter().all(|part| covers(&self.parts, part.0, part.1));
+        self.parts.extend(own);
+        normalize(&mut self.parts, 0);
+        Ok(is_repeated)
+    }
+}
+
+/// What a pack holds that need not stay in it.
+struct Judged {
+    /// Stored bytes that nothing will need.
+    dead: u64,
+    /// Those of them that merges take over.
+    moved: u64,
+    /// Nothing in it is needed.
+    is_dead: bool,
 }
 
 impl Seen {
-    /// Dead bytes of a pack, and whether nothing in it is needed.
     fn judge(
         &mut self,
+        (index, packs): (&RepositoryIndex, &PackReader),
         number: PackNumber,
-        copy: u8,
         table: &LoadedTable,
         marking: &Marking,
         repeated: &mut Repeated,
-    ) -> (u64, bool) {
-        let (mut dead, mut is_dead) = (0u64, true);
-        let mut added: Vec<(VersionId, (u64, u64))> = Vec::new();
+    ) -> Result<Judged> {
+        let (mut dead, mut moved, mut is_dead) = (0u64, 0u64, true);
+        let copy = index.pack(number).map_or(0, |info| info.copy);
         for (ordinal, blob) in (0u32..).zip(&table.table.blobs) {
             let owner = table.table.ids.get(blob.meta.owner() as usize).copied().unwrap_or_default();
             let stored = u64::from(blob.stored_bytes);
@@ -212,13 +270,13 @@ impl Seen {
                 }
                 BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => {
                     let Some((_, start, end)) = blob.literal_span() else { continue };
-                    let before = self.literals.get(&(copy, owner)).map_or(&[][..], Vec::as_slice);
-                    if covers(before, start, end) {
+                    let is_whole = matches!(blob.meta, BlobMeta::Segment { .. });
+                    let held = self.literals.entry((copy, owner)).or_default();
+                    if held.takes_in((index, packs), (number, ordinal), (start, end), is_whole)? {
                         repeated.insert((number, ordinal));
                         dead += stored;
                         continue;
                     }
-                    added.push((owner, (start, end)));
                     let live = match marking.live_in(owner, start, end) {
                         Live::Whole => end - start,
                         Live::Parts(parts) => parts.iter().map(|p| p.1 - p.0).sum(),
@@ -226,10 +284,11 @@ impl Seen {
                     // of a sparse segment the raw bytes are what it holds, of a whole one they are its span
                     let raw = u64::from(blob.raw_bytes).max(1);
                     let gone = raw.saturating_sub(live.min(raw));
-                    let is_whole = matches!(blob.meta, BlobMeta::Segment { .. });
                     // the list of pieces is no dead weight
                     if is_whole || gone * 20 > raw {
                         dead += stored * gone / raw;
+                        let taken: u64 = marking.moved_in(owner, start, end).iter().map(|p| p.1 - p.0).sum();
+                        moved += stored * taken.min(gone) / raw;
                     }
                     is_dead &= live == 0;
                     continue;
@@ -245,12 +304,7 @@ impl Seen {
                 dead += stored;
             }
         }
-        for (space, span) in added {
-            let all = self.literals.entry((copy, space)).or_default();
-            all.push(span);
-            normalize(all, 0);
-        }
-        (dead, is_dead)
+        Ok(Judged { dead, moved, is_dead })
     }
 }
 
@@ -273,7 +327,8 @@ pub fn choose(
         let (id, copy, stored_bytes) = (info.id, info.copy, info.stored_bytes);
         Some(PackState { id, number, copy, stored_bytes, dead_bytes: 0, is_dead: false })
     }));
-    let mut plan = Plan { merges: marking.merges().to_vec(), repeated: found.repeated, ..Plan::default() };
+    let (merges, repeated, moved_bytes) = (marking.merges().to_vec(), found.repeated, found.moved_bytes);
+    let mut plan = Plan { merges, repeated, moved_bytes, ..Plan::default() };
     plan.remove = found.packs.iter().filter(|p| p.is_dead).cloned().collect();
     let mut rest: Vec<&PackState> = found.packs.iter().filter(|p| !p.is_dead).collect();
     // the most dead for the bytes that must be written come first
@@ -300,10 +355,12 @@ pub fn choose(
         dead -= pack.dead_bytes;
         stored = stored.saturating_sub(pack.dead_bytes);
     }
+    // what merges write is a small pack as well, mostly
+    let written = usize::from(!plan.merges.is_empty());
     for copy in [0u8, 1] {
         let small: Vec<&PackState> =
             rest.iter().copied().filter(|p| p.copy == copy && p.stored_bytes < SMALL_PACK_BYTES).collect();
-        if small.len() > SMALL_PACKS_LEFT || (limits.full && small.len() > 1) {
+        if small.len() > SMALL_PACKS_LEFT || (limits.full && small.len() + written > 1) {
             let fitting: Vec<&PackState> = small
                 .iter()
                 .filter(|pack| !chosen.contains(&pack.number))
@@ -317,7 +374,7 @@ pub fn choose(
             let together = fitting.len() + small.iter().filter(|pack| chosen.contains(&pack.number)).count();
             plan.is_partial |= together < small.len();
             // one alone would be written again as it is, by every prune
-            if together > 1 {
+            if together + written > 1 {
                 chosen.extend(fitting.iter().map(|pack| pack.number));
             }
         }

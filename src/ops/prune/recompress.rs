@@ -25,7 +25,8 @@ pub(super) fn worth_it(
     before_ns: i64,
     remember: bool,
 ) -> Result<HashSet<PackNumber>, PruneError> {
-    let is_young = |space| view.roots.first_named_ns.get(&space).is_some_and(|since| *since >= before_ns);
+    let since = |space| view.roots.first_named_ns.get(&view.marking.owner_of(space));
+    let is_young = |space| since(space).is_some_and(|since| *since >= before_ns);
     let (mut old, mut young) = (BTreeSet::new(), HashSet::new());
     for (space, parts) in view.index.spaces() {
         let numbers = parts.iter().map(|part| part.pack);

@@ -7,6 +7,7 @@ use holdfast::catalog::Catalog;
 use holdfast::domain::id::SnapshotId;
 use holdfast::domain::system::{FixedClock, Random, SeededRandom};
 use holdfast::format::config_object::WriterParameters;
+use holdfast::format::records::IndexBody;
 use holdfast::format::seal::{Keys, Suite};
 use holdfast::ops::cancel::Cancel;
 use holdfast::ops::observer::Silent;
@@ -16,6 +17,8 @@ use holdfast::ops::repair::{RepairError, RepairMeans};
 use holdfast::ops::repair_index::Local;
 use holdfast::ops::verify::{self, PackSelection, VerifyOptions, VerifyReport, VerifyScope};
 use holdfast::repository::index_loader;
+use holdfast::repository::pack_reader::load_index;
+use holdfast::repository::pack_writer::put_index;
 use holdfast::repository::session::{BackupSession, SessionStart};
 use holdfast::storage::memory::MemoryStore;
 use holdfast::storage::{
@@ -355,4 +358,47 @@ fn a_repair_that_dies_is_finished_by_the_next() {
         }
     }
     assert!(steps_seen > 30, "the test dies too seldom: {steps_seen}");
+}
+
+/// Leaves the packs of one copy number only, and an index that names no others: what a prune may leave that had condemned
+/// the other copies before an `undelete`.
+fn leave_copy(store: &MemoryStore, small: &Small, copy: u8) {
+    let reading = open_reading(Arc::new(store.clone()), Some(&small.key_file)).expect("opens");
+    let ids: Vec<_> = reading.index.objects().keys().copied().collect();
+    let mut left = IndexBody::default();
+    for id in ids {
+        let body = load_index(store, &small.keys, id).expect("index");
+        let (stay, go): (Vec<_>, Vec<_>) = body.packs.into_iter().partition(|pack| pack.copy == copy);
+        left.packs.extend(stay);
+        for name in go.iter().map(|pack| ObjectName::pack(pack.pack)).chain([ObjectName::index(id)]) {
+            store.raw_remove(name.as_str());
+        }
+    }
+    put_index(store, &small.keys, &SeededRandom::new(5), &left).expect("put");
+}
+
+#[test]
+fn what_has_one_copy_gets_the_other_again() {
+    let (store, small, _) = built();
+    leave_copy(&store, &small, 0);
+    let found = verify(&store, &small, VerifyScope::ReadData(PackSelection::All));
+    assert!(found.findings.iter().any(|f| f.reason.starts_with("copy 1 of the head")), "{:?}", found.findings);
+    assert!(found.findings.iter().any(|f| f.reason.contains("a part of a tree")), "{:?}", found.findings);
+    let names = store.raw_names();
+    let dry = PacksRequest { dry_run: true, ..PacksRequest::default() };
+    let would = with_means(store.clone(), &small.keys, 1, |means| packs::run(means, &dry)).expect("dry run");
+    assert!(would.copies_made > 0 && store.raw_names() == names);
+    let report = repair_packs(&store, &small, 2);
+    assert_eq!((report.copies_made, report.damaged.len(), report.lost.len()), (would.copies_made, 0, 0));
+    let found = verify(&store, &small, VerifyScope::ReadData(PackSelection::All));
+    assert!(found.findings.is_empty(), "{:?}", found.findings);
+    assert_eq!(repair_packs(&store, &small, 3).copies_made, 0);
+    // now the first copies may go: records and trees are there, and with them all that is no dump and no content
+    leave_copy(&store, &small, 1);
+    let reading = open_reading(Arc::new(store), Some(&small.key_file)).expect("opens");
+    let (streams, _) = reading.index.versions().fold((0, 0), |(n, m), version| match reading.stream(version) {
+        Ok(_) => (n + 1, m),
+        Err(error) => panic!("{version}: {error}"),
+    });
+    assert!(streams > 0);
 }

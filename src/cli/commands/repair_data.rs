@@ -163,6 +163,10 @@ fn print_packs(invocation: &Invocation, report: &PacksReport) {
     for healed in &report.healed {
         output.line(&format!("Healed: snapshot {}, source {}, {}", healed.snapshot, healed.source, healed.stream));
     }
+    if report.copies_made > 0 {
+        let parts = format_count(report.copies_made);
+        output.line(&format!("{parts} parts of records and trees had one copy; the other {would}written again"));
+    }
     print_lost(invocation, &report.lost, &report.unreadable_snapshots);
     match report.damaged.len() {
         0 => output.line(&format!("Read {} of {} packs; none is damaged", report.packs_read, report.packs)),

@@ -26,7 +26,7 @@ use crate::repository::error::RepoError;
 use crate::repository::index::RepositoryIndex;
 use crate::repository::index_loader;
 use crate::repository::liveness::{Gather, Marking};
-use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
+use crate::repository::pack_reader::PackReader;
 use crate::repository::parity;
 use crate::repository::session::{self, BackupSession, SessionStart};
 use crate::storage::{self, DeleteStore, ErrorKind, ObjectKind, ReadStore, WriteStore};
@@ -38,6 +38,8 @@ use std::sync::Arc;
 
 /// Steps after which a prune stops although it finds more to do.
 const STEPS_MAX: usize = 10_000;
+/// Decoded segments kept while literals are brought together: each is read once, in order, and the proof has its own.
+const LOOK_CACHE_BYTES: usize = 2 << 20;
 
 /// The snapshots a prune must keep, and those whose records go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -362,7 +364,7 @@ fn look_and_choose(
         .filter(|(id, _)| index.pack_number(*id).is_none())
         .collect();
     let packs =
-        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
+        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), LOOK_CACHE_BYTES);
     // bringing literals together writes more than it frees at first, so it has no place where room or work is limited
     let gather = match (limits.step_bytes.or(limits.repack_bytes), limits.full) {
         (Some(_), _) => Gather::Nothing,

@@ -8,6 +8,7 @@ pub mod copies;
 pub mod packs;
 pub mod parity;
 mod salvage;
+mod second_copies;
 mod snapshot_files;
 pub mod snapshots;
 

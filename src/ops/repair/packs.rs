@@ -7,6 +7,7 @@
 
 use super::parity::{self, ParityReport, Wanted};
 use super::salvage::{BlobKey, Salvage, key_of, new_blob};
+use super::second_copies::{self, Lacking};
 use super::{LostStream, RepairError, RepairMeans, begin, lost_streams, open_reading, refuse_beside_another};
 use crate::domain::id::{IndexId, PackId, VersionId};
 use crate::format::records::{IndexBody, IndexedPack};
@@ -83,6 +84,8 @@ pub struct PacksReport {
     pub packs_read: u64,
     /// Those that were damaged or missing.
     pub damaged: Vec<RepairedPack>,
+    /// Parts of records and trees that one copy alone held, and that have both again (a dry run: that would be made again).
+    pub copies_made: u64,
     /// Packs that were written.
     pub packs_written: u64,
     /// Their stored bytes.
@@ -121,13 +124,16 @@ pub fn run(means: &RepairMeans<'_>, request: &PacksRequest) -> Result<PacksRepor
     report.damaged = faults.iter().map(|(pack, fault)| described(&reading, &examined, *pack, fault)).collect();
     let share = means.parameters.parity();
     let wanted = parity::wanted(&examined, &reading.index, share, &request.packs, &mut report.parity);
+    let looked_through = if request.packs.is_empty() { examined.snapshots.as_slice() } else { &[] };
+    report.copies_made = second_copies::find(&reading, &HashSet::new(), looked_through)?.len() as u64;
     drop(reading);
-    let work_to_do = !faults.is_empty() || !wanted.is_empty();
+    let work_to_do = !faults.is_empty() || !wanted.is_empty() || report.copies_made > 0;
     if work_to_do && !request.dry_run {
+        report.copies_made = 0;
         refuse_beside_another(means, None)?;
         let guard = begin(means, Vec::new())?.into_parts().1;
         let worked = refuse_beside_another(means, Some(guard.id()))
-            .and_then(|()| work(means, &faults, &wanted, &examined.snapshots, &mut report));
+            .and_then(|()| work(means, &faults, &wanted, (&examined.snapshots, looked_through), &mut report));
         // the session kept a prune from deleting what was read here; nobody needs to wait for it any more
         session::end(means.store.as_ref(), guard.id())?;
         worked?;
@@ -165,7 +171,7 @@ fn work(
     means: &RepairMeans<'_>,
     faults: &BTreeMap<PackId, Fault>,
     wanted: &Wanted,
-    snapshots: &[LoadedSnapshot],
+    (snapshots, looked_through): (&[LoadedSnapshot], &[LoadedSnapshot]),
     report: &mut PacksReport,
 ) -> Result<(), RepairError> {
     // anew: only what the session protects may be relied on
@@ -176,7 +182,8 @@ fn work(
     let number = |pack: PackId| reading.index.pack_number(pack);
     let stays = |pack: PackId| number(pack).is_some_and(|n| !condemned.contains(&n));
     parity::write(means, wanted, stays, &mut report.parity)?;
-    if faults.is_empty() {
+    let lacking = second_copies::find(&reading, &condemned, looked_through)?;
+    if faults.is_empty() && lacking.is_empty() {
         return Ok(());
     }
     let mut gone: HashSet<PackNumber> = HashSet::new();
@@ -196,7 +203,8 @@ fn work(
         (Arc::clone(&means.store) as Arc<dyn WriteStore>, Arc::clone(&means.keys), Arc::clone(&means.random));
     let mut writer = PackWriter::new(store, keys, random).with_target(&means.parameters).for_rewriting(PACK_BYTES_MIN);
     let mut written = Vec::new();
-    match salvage_and_prove(means, &reading, &gone, &condemned, &mut writer, &mut written, report) {
+    let (gone_or_going, writing) = ((&gone, &condemned), (&mut writer, &mut written));
+    match salvage_and_prove(means, &reading, gone_or_going, &lacking, writing, report) {
         Ok(healed) => {
             report.packs_written = written.len() as u64;
             report.written_bytes = written.iter().map(|p| p.stored_bytes).sum::<u64>() + writer.parity_bytes();
@@ -215,10 +223,9 @@ fn work(
 fn salvage_and_prove(
     means: &RepairMeans<'_>,
     reading: &Reading,
-    gone: &HashSet<PackNumber>,
-    condemned: &HashSet<PackNumber>,
-    writer: &mut PackWriter,
-    written: &mut Vec<IndexedPack>,
+    (gone, condemned): (&HashSet<PackNumber>, &HashSet<PackNumber>),
+    lacking: &[Lacking],
+    (writer, written): (&mut PackWriter, &mut Vec<IndexedPack>),
     report: &mut PacksReport,
 ) -> Result<BTreeSet<VersionId>, RepairError> {
     let total_items = Some(gone.len() as u64);
@@ -245,6 +252,7 @@ fn salvage_and_prove(
         }
         means.observer.event(&Event::Progress(Progress { items_done, total_items, ..Progress::default() }));
     }
+    report.copies_made = second_copies::make(&mut salvage, lacking)?;
     let (expected, healed) = (std::mem::take(&mut salvage.expected), std::mem::take(&mut salvage.healed));
     written.extend(writer.finish_packs()?);
     prove(means, written, expected)?;

@@ -168,6 +168,17 @@ impl Salvage<'_> {
             BlobMeta::Slice { generation, sequence, .. } => (generation, Some(sequence)),
             BlobMeta::Segment { .. } | BlobMeta::Sparse { .. } => return Ok(false),
         };
+        self.record_again(copy, version, generation, part)
+    }
+
+    /// The same for a head (None) or slice by its number.
+    pub(super) fn record_again(
+        &mut self,
+        copy: u8,
+        version: VersionId,
+        generation: u32,
+        part: Option<u32>,
+    ) -> Result<bool, RepairError> {
         let mut giver = None;
         for place in self.index.all_record_places(version).iter().filter(|p| p.generation == generation) {
             let Some(table) = readable(self.packs.table(self.index, place.pack))? else { continue };
@@ -182,7 +193,10 @@ impl Salvage<'_> {
             }
         }
         let Some((packed, raw_len, hash)) = giver else { return Ok(false) };
-        let blob = new_blob(meta, version);
+        let blob = match part {
+            None => NewBlob::Head { version, generation },
+            Some(sequence) => NewBlob::Slice { version, generation, sequence },
+        };
         self.expected.insert(key_of(copy, blob, u64::from(raw_len)), hash);
         self.writer.add_packed(copy, blob, packed, raw_len)?;
         Ok(true)
@@ -196,7 +210,7 @@ impl Salvage<'_> {
     }
 
     /// Makes literal bytes again from other packs; true when all of the span is there in this copy number.
-    fn heal_literals(
+    pub(super) fn heal_literals(
         &mut self,
         copy: u8,
         space: VersionId,

@@ -9,6 +9,7 @@ use super::structure::Coverage;
 use super::{Run, VerifyError};
 use crate::domain::id::{Digest, VersionId};
 use crate::domain::snapshot::StreamRole;
+use crate::format::gathered::Gathered;
 use crate::format::records::{Proof, VersionHead};
 use crate::format::slice::{self, OWN};
 use crate::format::stream_hash::LEAF_BYTES;
@@ -216,8 +217,10 @@ impl Checker<'_> {
 
     /// The literals of trees are stored twice.
     fn tree_copies(&self, head: &VersionHead) {
+        let gathered = Gathered::of(&head.extensions).map(|gathered| (gathered.space, gathered.bytes));
+        let spaces = || [(head.version, head.literal_bytes)].into_iter().chain(gathered);
         for copy in [0u8, 1] {
-            if !self.coverage.holes_of_copy(copy, head.version, 0, head.literal_bytes).is_empty() {
+            if spaces().any(|(space, bytes)| !self.coverage.holes_of_copy(copy, space, 0, bytes).is_empty()) {
                 let reason = format!("copy {copy} of its literal bytes, a part of a tree, is not complete");
                 self.run.gatherer.finding(format!("version {}", head.version), Problem::Missing, reason);
             }

@@ -63,7 +63,7 @@ pub struct TablesReport {
     pub tables: Vec<TableProof>,
     /// Sequences that came with them, `schema.name`.
     pub sequences: Vec<String>,
-    /// What was missing and was made along: `type public.mood`.
+    /// What else was missing and was made along: `type public.mood`.
     pub made: Vec<String>,
     /// What was left out, or must be there for the script, and why.
     pub notes: Vec<String>,
@@ -403,7 +403,7 @@ fn report(wanted: &Wanted<'_>, plan: &Plan, target: String) -> TablesReport {
         proof: "",
         tables: plan.tables.iter().map(unknown).collect(),
         sequences: plan.sequences.iter().map(full).collect(),
-        made: plan.made.iter().map(made).collect(),
+        made: plan.made.iter().filter(|(kind, _, _)| kind != "SEQUENCE").map(made).collect(),
         notes: plan.notes.clone(),
     }
 }

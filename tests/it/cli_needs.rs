@@ -1,0 +1,105 @@
+//! What a restore or a drill needs and does not find is said before the first step, and nothing is touched.
+
+use crate::support::pg::Cluster;
+use crate::support::program::Place;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+/// A database with a table, saved and then changed.
+fn saved(cluster: &Cluster, place: &Place, more: &str) {
+    cluster.sql("postgres", "create database app");
+    cluster.sql("app", &format!("create table t (v text); insert into t values ('old'); {more}"));
+    place.write(
+        "holdfast.toml",
+        format!("[[source]]\nname = 'db'\nkind = 'postgres'\nurl = \"{}\"\n", cluster.url("app")),
+    );
+    place.run(["backup"]).good();
+    cluster.sql("app", "update t set v = 'new'");
+}
+
+fn value(cluster: &Cluster) -> String {
+    cluster.session("app").query_one("select max(v) from t", &[]).unwrap().get(0)
+}
+
+/// Both the test and the restore say it, and end with its code.
+fn refused(place: &Place, cluster: &Cluster, code: i32, words: &str) {
+    let ran = place.run(["restore", "latest", "--check"]);
+    assert!(ran.code == code && ran.stdout.contains("FAIL") && ran.stdout.contains(words), "{ran:?}");
+    place.run(["restore", "latest", "--yes"]).failed(code, words);
+    assert_eq!(value(cluster), "new");
+    assert_eq!(cluster.databases(), ["app", "postgres"]);
+    assert_eq!(place.run(["status"]).good().stdout, "");
+}
+
+#[test]
+fn an_extension_that_the_server_lacks_is_named() {
+    let (place, cluster) = (Place::with_repository(), Cluster::start());
+    // An extension by a name that no server knows, as one is that was installed on another machine.
+    let renamed = "create extension hstore; update pg_extension set extname = 'imaginary' where extname = 'hstore'";
+    saved(&cluster, &place, renamed);
+    refused(&place, &cluster, 24, "imaginary");
+    let into_new = place.run(["restore", "latest", "--to", &cluster.url("copy")]);
+    into_new.failed(21, "imaginary");
+    assert_eq!(cluster.databases(), ["app", "postgres"], "nothing is left");
+    let drill = place.run(["drill"]);
+    assert!(drill.code != 0 && (drill.stdout + &drill.stderr).contains("imaginary"));
+}
+
+#[test]
+fn a_tablespace_that_is_gone_is_named() {
+    let (place, cluster) = (Place::with_repository(), Cluster::start());
+    let folder = cluster.path("fast");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o777)).unwrap();
+    if Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n") {
+        assert!(Command::new("chown").arg("postgres").arg(&folder).status().unwrap().success());
+    }
+    cluster.sql("postgres", &format!("create tablespace fast location '{}'", folder.display()));
+    saved(&cluster, &place, "create table there (x int) tablespace fast");
+    cluster.sql("app", "drop table there");
+    cluster.sql("postgres", "drop tablespace fast");
+    refused(&place, &cluster, 24, "fast");
+    // A drill makes tablespaces of its own.
+    place.run(["drill"]).good();
+}
+
+#[test]
+fn a_server_that_is_down_and_a_database_that_may_not_be_replaced_are_named() {
+    let (place, cluster) = (Place::with_repository(), Cluster::start());
+    let stop = || assert!(Command::new("sh").args(["-c", &cluster.stop_command()]).status().unwrap().success());
+    cluster.sql("postgres", "alter system set max_prepared_transactions = 5");
+    stop();
+    cluster.start_again();
+    saved(&cluster, &place, "");
+    cluster.sql("app", "begin; insert into t values ('new'); prepare transaction 'open'");
+    let ran = place.run(["restore", "latest", "--yes"]);
+    assert!(ran.code == 24 && ran.stderr.contains("prepared"), "{ran:?}");
+    cluster.sql("app", "rollback prepared 'open'");
+    assert_eq!(value(&cluster), "new");
+    stop();
+    place.run(["restore", "latest", "--yes"]).failed(14, "Cannot connect");
+    cluster.start_again();
+    assert_eq!(value(&cluster), "new");
+}
+
+#[test]
+fn a_drill_asks_for_room_before_it_makes_anything() {
+    let probe = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this user may not mount a file system");
+        return;
+    }
+    let (place, cluster) = (Place::with_repository(), Cluster::start());
+    saved(&cluster, &place, "");
+    let program = env!("CARGO_BIN_EXE_holdfast");
+    let script = format!(
+        "mkdir small; mount -t tmpfs -o size=20m tmpfs small; TMPDIR=$PWD/small {program} drill; echo drill $?; ls -A small"
+    );
+    let command = place.command(["version"]);
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "sh", "-c", &script]).env_clear().current_dir(place.path(""));
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = shell.output().unwrap();
+    let (text, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(text.ends_with("drill 16\n") && said.contains("bytes free") && said.contains("TMPDIR"), "{text}\n{said}");
+}

@@ -249,7 +249,12 @@ impl Hands for ConfiguredHands<'_> {
                 service,
                 check: false,
             };
-            in_place::run(&context, &request).map(drop).map_err(super::in_place_errors::failure_of)
+            let outcome = in_place::run(&context, &request).map_err(super::in_place_errors::failure_of)?;
+            for left in &outcome.left {
+                let text = format!("Not removed: {left}; the next restore, rollback or guard's rollback removes it");
+                self.invocation.output.warning("restore.left", None, "", &text);
+            }
+            Ok(())
         };
         put_back().map_err(|failure| {
             let details = failure.causes.into_iter().chain(failure.hints).collect();

@@ -117,11 +117,11 @@ pub fn postgres(expected: Expected, means: &PostgresMeans<'_>, cancel: &Cancel) 
     postgres_apart(expected, means, &[], cancel)
 }
 
-/// As [`postgres`], but that the rows of some tables are read from the server directly, on a core of their own, while
+/// As [`postgres()`], but that the rows of some tables are read from the server directly, on a core of their own, while
 /// the rest is dumped: a large table passes one program less. Nobody else may write to the database meanwhile.
 ///
 /// # Errors
-/// As [`postgres`].
+/// As [`postgres()`].
 pub fn postgres_apart(
     expected: Expected,
     means: &PostgresMeans<'_>,
@@ -166,7 +166,7 @@ fn dumped(stream: DumpStream, stored: &Summary, what: String, cancel: &Cancel) -
 /// those of `keys`. `names` are the tables and sequences that are dumped for it.
 ///
 /// # Errors
-/// As [`postgres`].
+/// As [`postgres()`].
 pub fn tables(
     expected: Expected,
     means: &PostgresMeans<'_>,
@@ -190,7 +190,7 @@ pub fn tables(
 /// the script must hold to the dump's entries. Statements are not compared.
 ///
 /// # Errors
-/// As [`postgres`]; [`Error::Io`] when the script cannot be read.
+/// As [`postgres()`]; [`Error::Io`] when the script cannot be read.
 pub fn script(
     expected: Expected,
     reader: impl BufRead,

@@ -3,7 +3,7 @@
 //! they are read for the first time. Small tables, sequences and large objects go through `pg_restore`.
 
 use super::{Error, Means};
-use crate::domain::snapshot::{SourceRecord, StreamRecord};
+use crate::domain::snapshot::{StreamRecord, TableRows};
 use crate::ops::proof::{Apart, EntryKey};
 use crate::ops::restore::contents::{Contents, Entry};
 use crate::repository::reading::CopyError;
@@ -29,12 +29,12 @@ pub(super) struct Large {
 
 impl Large {
     /// Chooses, by the rows that the snapshot records.
-    pub(super) fn choose(contents: &Contents, source: &SourceRecord) -> Self {
+    pub(super) fn choose(contents: &Contents, recorded: &[TableRows]) -> Self {
         let utf8 = contents.entries.iter().any(|e| e.kind == "ENCODING" && e.statement.contains("'UTF8'"));
         if !utf8 {
             return Self::default();
         }
-        let rows: HashMap<&str, u64> = source.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect();
+        let rows: HashMap<&str, u64> = recorded.iter().map(|table| (table.table.as_str(), table.rows)).collect();
         let tables: BTreeSet<(&str, &str)> = contents
             .entries
             .iter()
@@ -53,7 +53,24 @@ impl Large {
             .collect();
         found.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         found.truncate(LARGE_MAX);
-        Self { tables: found.into_iter().map(|(_, number, apart)| (number, apart)).collect() }
+        let large = Self { tables: found.into_iter().map(|(_, number, apart)| (number, apart)).collect() };
+        if large.others_run_functions(contents) { Self::default() } else { large }
+    }
+
+    /// A check of a small table may read a large one, and would wait for it while `pg_restore`, who waits with it, keeps
+    /// the archive from going on.
+    fn others_run_functions(&self, contents: &Contents) -> bool {
+        let functions: BTreeSet<i64> = contents
+            .entries
+            .iter()
+            .filter(|entry| matches!(entry.kind.as_str(), "FUNCTION" | "PROCEDURE"))
+            .map(|entry| entry.number)
+            .collect();
+        let is_large = |entry: &Entry| {
+            self.tables.values().any(|apart| apart.key.schema == entry.schema && apart.key.name == entry.name)
+        };
+        let runs = |entry: &&Entry| entry.kind == "DOMAIN" || (entry.kind == "TABLE" && !is_large(entry));
+        contents.entries.iter().filter(runs).any(|entry| entry.needs.iter().any(|need| functions.contains(need)))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -197,6 +214,39 @@ pub(super) fn read_contents(means: &Means<'_>, stream: &StreamRecord) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn checks_of_small_tables_never_meet_a_table_that_is_being_filled() {
+        let entry = |number: i64, kind: &str, name: &str, needs: &[i64]| Entry {
+            number,
+            kind: kind.into(),
+            schema: "public".into(),
+            name: name.into(),
+            copy: format!("COPY public.{name} (a) FROM stdin;\n"),
+            statement: "SET client_encoding = 'UTF8';\n".into(),
+            needs: needs.to_vec(),
+            with_data: kind == "TABLE DATA",
+            ..Entry::default()
+        };
+        let with = |small: &[i64], large: &[i64]| {
+            let mut contents = Contents::default();
+            contents.entries = vec![
+                entry(1, "ENCODING", "ENCODING", &[]),
+                entry(2, "FUNCTION", "f()", &[]),
+                entry(3, "TABLE", "small", small),
+                entry(4, "TABLE", "large", large),
+                entry(5, "TABLE DATA", "small", &[3]),
+                entry(6, "TABLE DATA", "large", &[4]),
+            ];
+            contents
+        };
+        let rows = |table: &str, rows: u64| TableRows { table: format!("public.{table}"), rows };
+        let tables = [rows("small", 5), rows("large", LARGE_ROWS)];
+        let chosen = |contents: &Contents| Large::choose(contents, &tables).apart().len();
+        assert_eq!(chosen(&with(&[], &[])), 1);
+        assert_eq!(chosen(&with(&[], &[2])), 1);
+        assert_eq!(chosen(&with(&[2], &[])), 0);
+    }
 
     #[test]
     fn only_usual_statements_are_run_with_another_end() {

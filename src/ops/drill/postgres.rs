@@ -144,7 +144,7 @@ fn in_cluster(
         scratch::execute(target, "make a role in", &make)?;
         let close = scratch::open_functions(target, cluster::LOADER)?;
         let contents = large::read_contents(means, stream)?;
-        let large = Large::choose(&contents, source);
+        let large = Large::choose(&contents, &source.tables);
         if large.is_empty() {
             let data = RestoreOptions { section: Some(Section::Data), ..options };
             filling.rows(&loader, data, &mut expected, &mut notes)?;

@@ -152,7 +152,10 @@ impl Opened<'_> {
         let finished = self.act.finish(&ended(Ending::RolledBack, &self.plan, Some(self.snapshot), cause));
         if let Err(error) = finished {
             // The data is as it must be; only that it is so could not be written down.
-            means.warn("guard.unrecorded", &format!("Guard {} cannot be closed: {error}", self.plan.name));
+            let name = &self.plan.name;
+            let text =
+                format!("Guard {name} cannot be closed: {error}; `holdfast guard rollback {name}` does it later");
+            means.warn("guard.unrecorded", &text);
         }
         match failed {
             None => Ok(done),

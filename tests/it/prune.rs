@@ -3,7 +3,7 @@
 use crate::streams::{Change, Repo, apply, rows};
 use holdfast::catalog::Catalog;
 use holdfast::domain::id::{SnapshotId, VersionId};
-use holdfast::domain::system::FixedClock;
+use holdfast::domain::system::{FixedClock, Random, SeededRandom};
 use holdfast::format::config_object::WriterParameters;
 use holdfast::ops::cancel::Cancel;
 use holdfast::ops::observer::Silent;
@@ -253,6 +253,25 @@ fn literals_that_were_stored_twice_are_brought_together_twice() {
     for at in [3, 19] {
         assert_eq!(repo.read(all[at].0), all[at].1);
     }
+}
+
+/// In a large repository little is dead, and a normal prune leaves a little; but what merges bring together goes from where
+/// it was.
+#[test]
+fn a_prune_in_a_large_repository_makes_it_no_larger() {
+    let repo = Repo::new(35);
+    let mut noise = vec![0; 24 << 20];
+    SeededRandom::new(36).fill(&mut noise);
+    let (large, _) = repo.put(&noise, None, &[]);
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        one_more(&repo, &mut all, StreamSettings::data());
+    }
+    let before = stored(&repo);
+    let kept = HashSet::from([large.version, all[3].0, all[19].0]);
+    let report = prune(&repo, &kept, &NORMAL).expect("prune");
+    assert!(report.records_merged > 0 && report.dead_bytes * 25 < report.stored_bytes, "{report:?}");
+    assert!(stored(&repo) < before, "{report:?}");
 }
 
 /// What merges would write has no place where work is limited; a full prune does it later.

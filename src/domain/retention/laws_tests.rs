@@ -208,3 +208,23 @@ fn a_refused_series_loses_nothing() {
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["keeps_nothing", "time_after_now", "time_gap"]);
 }
+
+#[test]
+fn what_a_tag_pins_stays_whatever_its_age() {
+    let mut pinned = 0;
+    for (number, case) in cases() {
+        let gone = removed(&planned(&case));
+        for candidate in &case.candidates {
+            let tags = match &case.rules {
+                Rules::ByClass(policies) => &policies.of(candidate.policy_class()).1.keep_tags,
+                Rules::Uniform(policy) => &policy.keep_tags,
+                Rules::OlderThan { keep_tags, .. } => keep_tags,
+            };
+            if candidate.tags.iter().any(|tag| tags.contains(tag)) {
+                pinned += 1;
+                assert!(!gone.contains(&candidate.id), "case {number}: {case:#?}");
+            }
+        }
+    }
+    assert!(pinned > LAW_CASES / 10, "{pinned}");
+}

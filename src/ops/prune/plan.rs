@@ -17,6 +17,8 @@ const DEAD_PERMILLE_LEFT: u64 = 40;
 const SMALL_PACK_BYTES: u64 = 512 << 10;
 /// Small packs that are left alone.
 const SMALL_PACKS_LEFT: usize = 24;
+/// A pack is rewritten when merges write anew more than one part in so many of it.
+const MOVED_SHARE_MIN: u64 = 20;
 /// Dead bytes of a pack below which even a full prune leaves it: padding and rounding look like this.
 const DEAD_BYTES_MIN: u64 = 64;
 
@@ -34,6 +36,8 @@ pub struct PackState {
     /// Stored bytes of blobs, or of their share, that nothing needs once the merges are carried out; an estimate for
     /// segments.
     pub dead_bytes: u64,
+    /// Those of them that merges write anew elsewhere.
+    pub moved_bytes: u64,
     /// Nothing in it is needed.
     pub is_dead: bool,
 }
@@ -119,7 +123,7 @@ pub fn assess(index: &RepositoryIndex, packs: &PackReader, marking: &Marking) ->
         if !suspects.contains(&number) {
             if small {
                 let (id, copy, stored_bytes) = (info.id, info.copy, info.stored_bytes);
-                let state = PackState { id, number, copy, stored_bytes, dead_bytes: 0, is_dead: false };
+                let state = PackState { id, number, copy, stored_bytes, dead_bytes: 0, moved_bytes: 0, is_dead: false };
                 result.packs.push(state);
             }
             continue;
@@ -136,6 +140,7 @@ pub fn assess(index: &RepositoryIndex, packs: &PackReader, marking: &Marking) ->
                 copy: info.copy,
                 stored_bytes: info.stored_bytes,
                 dead_bytes: if is_dead { info.stored_bytes } else { dead },
+                moved_bytes: moved,
                 is_dead,
             });
         }
@@ -325,7 +330,7 @@ pub fn choose(
     found.packs.extend(harder.iter().filter(|number| !known.contains(number)).filter_map(|&number| {
         let info = index.pack(number)?;
         let (id, copy, stored_bytes) = (info.id, info.copy, info.stored_bytes);
-        Some(PackState { id, number, copy, stored_bytes, dead_bytes: 0, is_dead: false })
+        Some(PackState { id, number, copy, stored_bytes, dead_bytes: 0, moved_bytes: 0, is_dead: false })
     }));
     let (merges, repeated, moved_bytes) = (marking.merges().to_vec(), found.repeated, found.moved_bytes);
     let mut plan = Plan { merges, repeated, moved_bytes, ..Plan::default() };
@@ -354,6 +359,13 @@ pub fn choose(
         chosen.insert(pack.number);
         dead -= pack.dead_bytes;
         stored = stored.saturating_sub(pack.dead_bytes);
+    }
+    // what merges write anew must not stay where it was as well: a prune would make the repository larger
+    for pack in rest.iter().filter(|p| p.moved_bytes * MOVED_SHARE_MIN > p.stored_bytes) {
+        if !chosen.contains(&pack.number) && pack.stored_bytes <= budget {
+            budget -= pack.stored_bytes;
+            chosen.insert(pack.number);
+        }
     }
     // what merges write is a small pack as well, mostly
     let written = usize::from(!plan.merges.is_empty());

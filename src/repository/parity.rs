@@ -67,13 +67,26 @@ pub fn encode(id: PackId, pack: &[u8], shape: Shape) -> Result<Vec<u8>> {
 /// # Errors
 /// Storage errors that do not concern these objects alone.
 pub fn heal(store: &dyn ReadStore, id: PackId, stored_bytes: u64) -> Result<Healing> {
+    heal_if(store, id, |parity_of| parity_of == stored_bytes)
+}
+
+/// As [`heal`] for whoever has no key and so no index: the length is what the parity says.
+///
+/// # Errors
+/// As [`heal`].
+pub fn heal_without_index(store: &dyn ReadStore, id: PackId) -> Result<Healing> {
+    heal_if(store, id, |_| true)
+}
+
+fn heal_if(store: &dyn ReadStore, id: PackId, is_length: impl Fn(u64) -> bool) -> Result<Healing> {
     let Some(object) = read_what_there_is(store, &ObjectName::parity(id), OBJECT_BYTES_MAX)? else {
         return Ok(Healing::NoParity);
     };
     let Some(parity) = Parity::find(&object, id) else {
         return Ok(Healing::TooDamaged("its parity is damaged".to_owned()));
     };
-    if parity.shape().pack_bytes != stored_bytes {
+    let stored_bytes = parity.shape().pack_bytes;
+    if !is_length(stored_bytes) {
         return Ok(Healing::TooDamaged("its parity is of a pack of another length".to_owned()));
     }
     let pack = read_what_there_is(store, &ObjectName::pack(id), stored_bytes)?.unwrap_or_default();
@@ -202,6 +215,58 @@ mod tests {
         assert_eq!(orphans(&store, |_| false).unwrap(), [id]);
         assert_eq!(delete_pack(&store, id).unwrap(), bytes);
         assert_eq!(store.raw_names(), Vec::<String>::new());
+    }
+
+    /// Fails in every range that touches one sector of one object, as a disk does.
+    struct BadSector(MemoryStore, ObjectName, u64);
+
+    impl ReadStore for BadSector {
+        fn location(&self) -> String {
+            self.0.location()
+        }
+        fn get(&self, name: &ObjectName, max_bytes: u64) -> crate::storage::Result<Vec<u8>> {
+            self.0.get(name, max_bytes)
+        }
+        fn get_range(&self, name: &ObjectName, offset: u64, length: u32) -> crate::storage::Result<Vec<u8>> {
+            let sector = self.2..self.2 + SECTOR_BYTES;
+            if *name == self.1 && offset < sector.end && sector.start < offset + u64::from(length) {
+                let (kind, location) = (ErrorKind::Other, self.location());
+                let name = name.to_string();
+                return Err(crate::storage::Error { kind, operation: "read", name, location, source: None });
+            }
+            self.0.get_range(name, offset, length)
+        }
+        fn stored_bytes(&self, name: &ObjectName) -> crate::storage::Result<Option<u64>> {
+            self.0.stored_bytes(name)
+        }
+        fn list(&self, kind: ObjectKind) -> crate::storage::Result<Vec<crate::storage::ObjectInfo>> {
+            self.0.list(kind)
+        }
+        fn list_strays(&self) -> crate::storage::Result<Vec<String>> {
+            self.0.list_strays()
+        }
+        fn reserve_fault(&self) -> crate::storage::Result<Option<String>> {
+            self.0.reserve_fault()
+        }
+    }
+
+    #[test]
+    fn a_sector_that_cannot_be_read_costs_its_own_bytes_only() {
+        let (store, id) = (MemoryStore::new(), PackId([0xab; 16]));
+        let pack = whole_pack(id);
+        store.put_new(&ObjectName::pack(id), &pack).unwrap();
+        put(&store, id, &pack, ParityShare::new(5).unwrap()).unwrap();
+        let name = ObjectName::pack(id);
+        for at in [0, 4096, 61_440, pack.len() as u64 / 4096 * 4096] {
+            let bad = BadSector(store.clone(), name.clone(), at);
+            let read = read_what_there_is(&bad, &name, OBJECT_BYTES_MAX).unwrap().unwrap();
+            let differs: Vec<usize> = (0..pack.len()).filter(|n| read[*n] != pack[*n]).collect();
+            assert_eq!(read.len(), pack.len());
+            assert!(differs.iter().all(|n| (at..at + 4096).contains(&(*n as u64))), "{at}: {}", differs.len());
+            assert!(matches!(heal(&bad, id, pack.len() as u64).unwrap(), Healing::Healed(healed) if healed == pack));
+        }
+        let bad = BadSector(store, ObjectName::parity(id), 4096);
+        assert!(matches!(heal(&bad, id, pack.len() as u64).unwrap(), Healing::Healed(healed) if healed == pack));
     }
 
     #[test]

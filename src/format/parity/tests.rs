@@ -134,7 +134,8 @@ fn beyond_the_budget_nothing_is_made_up() {
     let mut hit = parity.clone();
     (0..4).for_each(|n| hit[shape.row_at(n).start + 70] ^= 1);
     let found = Parity::find(&hit, ID).unwrap();
-    assert_eq!(found.heal(&pack), Err(Unhealable::RowsDamaged { whole: 2, rows: 6, needed: 3 }));
+    assert_eq!(found.heal(&bad), Err(Unhealable::RowsDamaged { whole: 2, rows: 6, needed: 3 }));
+    assert_eq!(found.heal(&pack), Ok(pack), "what is whole needs no healing");
     // the parity of another pack, and of other bytes under this name
     assert!(Parity::find(&parity, PackId([8; 16])).is_none());
     let other = self::pack(60_000, 99);

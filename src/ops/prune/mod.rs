@@ -285,7 +285,9 @@ fn run_steps(
                     code: "prune.full_disk",
                     message: "The disk is full: going on in small steps, from the reserve",
                 });
-                limits.step_bytes = Some((room / 2).max(1 << 20));
+                // what is written has parity beside it
+                let percent = means.parameters.parity().map_or(0, |share| u64::from(share.percent()));
+                limits.step_bytes = Some((room / (200 + 2 * percent) * 100).max(1 << 20));
             }
             Err(error) => return Err(error),
         }

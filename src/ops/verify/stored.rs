@@ -6,7 +6,7 @@
 
 use super::VerifyError;
 use super::report::{Gatherer, VerifyReport, describe};
-use crate::domain::id::{IndexId, KeySlotId, SnapshotId};
+use crate::domain::id::{IndexId, KeySlotId, PackId, SnapshotId};
 use crate::format::config_object::{self, UnverifiedConfig};
 use crate::format::envelope::{Header, OBJECT_BYTES_MAX, ObjectTag, StoredHasher};
 use crate::format::key_slot::{self, KeySlot};
@@ -16,7 +16,7 @@ use crate::ops::repair_index::pack_id;
 use crate::repository::Problem;
 use crate::repository::acts;
 use crate::repository::error::RepoError;
-use crate::repository::parity;
+use crate::repository::parity::{self, Healing};
 use crate::storage::{ErrorKind, ObjectInfo, ObjectKind, ObjectName, ReadStore, SessionPart};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -230,7 +230,7 @@ impl Run<'_> {
                 Err(error) => {
                     let (_, problem, reason) = describe(&RepoError::Storage(error));
                     found(problem, format!("from byte {at}: {reason}"));
-                    return Ok(());
+                    return self.look_for_parity(name, promise);
                 }
             }
             at += length;
@@ -243,6 +243,7 @@ impl Run<'_> {
             Ok(header) => {
                 if let Some(reason) = self.wrong_header(&header, promise) {
                     found(Problem::Damaged, reason.to_owned());
+                    self.look_for_parity(name, promise)?;
                 } else if promise.tag == ObjectTag::KeySlot {
                     let slot = KeySlot::decode(&small, header.repository, KeySlotId(promise.id), header.copy);
                     if let Err(error) = slot {
@@ -250,7 +251,20 @@ impl Run<'_> {
                     }
                 }
             }
-            Err(error) => found(Problem::Damaged, error.to_string()),
+            Err(error) => {
+                found(Problem::Damaged, error.to_string());
+                self.look_for_parity(name, promise)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says of a damaged pack whether its parity makes it whole; healing needs no key either.
+    fn look_for_parity(&self, name: &ObjectName, promise: Promise) -> Result<(), VerifyError> {
+        if promise.tag == ObjectTag::Pack
+            && let Healing::Healed(_) = parity::heal_without_index(self.store, PackId(promise.id))?
+        {
+            self.gatherer.repairable(name.as_str());
         }
         Ok(())
     }

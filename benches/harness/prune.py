@@ -65,7 +65,9 @@ class PruneRestic(Restic):
     def forget(self, first_kept):
         tag = ["--keep-tag", "first"] if first_kept else []
         done = run(self.base + ["forget", "-q", "--group-by", "host"] + KEEP + tag, self.env)
-        return done, {entry["id"] for entry in json.loads(run(self.base + ["snapshots", "--json"], self.env)["stdout"])}
+        kept = json.loads(run(self.base + ["snapshots", "--json"], self.env)["stdout"])
+        # older versions say short ids when they save
+        return done, {entry[key] for entry in kept for key in ("id", "short_id")}
 
     def prune(self, *flags):
         limit = ["--max-unused", "0"] if "--full" in flags else []

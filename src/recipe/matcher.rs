@@ -173,7 +173,7 @@ impl Matcher {
         let mut at = from.next_multiple_of(STRIDE).max(view.start.next_multiple_of(STRIDE));
         while at < stop {
             if let Some(index) = view.index(at) {
-                let slot = hash16(view.bytes, index);
+                let slot = hash16(view.bytes, index, TABLE_BITS);
                 if let Some(entry) = self.table.get_mut(slot) {
                     *entry = u32::try_from(at / STRIDE + 1).unwrap_or(0);
                 }
@@ -188,7 +188,7 @@ impl Matcher {
         if i + WORD_BYTES > child.len() {
             return None;
         }
-        let entry = *self.table.get(hash16(child, i))?;
+        let entry = *self.table.get(hash16(child, i, TABLE_BITS))?;
         let offset = u64::from(entry.checked_sub(1)?) * STRIDE;
         let index = view.index(offset)?;
         (word(child, i) == word(view.bytes, index)).then_some(index)
@@ -279,19 +279,19 @@ fn extend_back(child: &[u8], parent: &[u8], at: usize, parent_at: usize, limit: 
 }
 
 #[inline]
-fn word(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
     match bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         Some(w) => u64::from_le_bytes(*w),
         None => 0,
     }
 }
 
-/// Multiplicative hash of 16 bytes, cut to the table's size.
+/// Multiplicative hash of the 16 bytes at `at`, cut to `bits` bits.
 #[inline]
-fn hash16(bytes: &[u8], at: usize) -> usize {
+pub(super) fn hash16(bytes: &[u8], at: usize, bits: u32) -> usize {
     let mixed = word(bytes, at).wrapping_mul(0x9E37_79B9_7F4A_7C15)
         ^ word(bytes, at + 8).wrapping_mul(0xC2B2_AE3D_27D4_EB4F).rotate_left(29);
-    (mixed.wrapping_mul(0x9FB2_1C65_1E98_DF25) >> (64 - TABLE_BITS)) as usize
+    (mixed.wrapping_mul(0x9FB2_1C65_1E98_DF25) >> (64 - bits)) as usize
 }
 
 /// Length of the common prefix of `a[i..]` and `b[j..]`.

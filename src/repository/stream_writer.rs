@@ -1,7 +1,7 @@
 //! Writes one version of a stream: finds what the parent has, what the repository has, and stores the rest.
 //!
 //! The path of a window of bytes: match against the parent -> copies; look up long unmatched runs by chunk -> foreign
-//! runs; the remainder -> segments of the version's own literal space. Runs gather into slices. Nothing of the stream
+//! runs; let the remainder wait for late matches; what is left -> segments of the version's own literal space. Runs gather into slices. Nothing of the stream
 //! is kept beyond a few windows. This file takes the bytes and leads them along that path; `matching` finds what the
 //! parent has, `literals` stores what it has not, `record` writes slices and head.
 
@@ -19,6 +19,7 @@ use crate::domain::id::{Digest, VersionId};
 use crate::format::records::{Proof, SliceInfo};
 use crate::format::slice::SliceFrame;
 use crate::format::stream_hash::{StreamHash, StreamHasher};
+use crate::recipe::late::Late;
 use crate::recipe::matcher::{MatchSettings, Matcher};
 use crate::recipe::run::Run;
 use crate::recipe::sketch::{SKETCH_INPUT_BYTES, Sketch};
@@ -68,6 +69,8 @@ pub struct StreamSettings {
     pub thorough_level: i32,
     /// Long runs are looked up and listed in the chunk index. Off for bytes that no other stream can have.
     pub chunked: bool,
+    /// New bytes wait until the parent was read further, for rows that moved far towards the beginning.
+    pub late_matches: bool,
     /// The matcher's parameters.
     pub matching: MatchSettings,
     /// Hash the stream as a whole; off for file contents, which are proved file by file.
@@ -88,6 +91,7 @@ impl StreamSettings {
             thorough_bytes: 0,
             thorough_level: 3,
             chunked: true,
+            late_matches: true,
             matching: MatchSettings::default(),
             hash_stream: true,
             full_recipe_depth: FULL_RECIPE_DEPTH,
@@ -103,6 +107,7 @@ impl StreamSettings {
             thorough_bytes: THOROUGH_BYTES,
             thorough_level: 8,
             matching,
+            late_matches: false,
             hash_stream: false,
             ..Self::data()
         }
@@ -110,7 +115,7 @@ impl StreamSettings {
 
     /// For tree streams, which are small and needed for everything else.
     pub fn tree() -> Self {
-        Self { second_copy: true, bulk_segment_bytes: 256 << 10, bulk_level: 6, ..Self::data() }
+        Self { second_copy: true, bulk_segment_bytes: 256 << 10, bulk_level: 6, late_matches: false, ..Self::data() }
     }
 
     /// For the identities of files: as good as random, four bytes each, and nothing is lost with them, so they are
@@ -123,6 +128,7 @@ impl StreamSettings {
             small_level: 1,
             bulk_level: 1,
             chunked: false,
+            late_matches: false,
             ..Self::data()
         }
     }
@@ -149,6 +155,7 @@ pub struct StreamWriter {
     candidates: Vec<VersionId>,
     full: bool,
     matcher: Matcher,
+    late: Late,
     child: Vec<u8>,
     hints: Vec<(usize, u64)>,
     begun: bool,
@@ -191,13 +198,13 @@ impl StreamWriter {
             candidates,
             full: true,
             matcher: Matcher::new(settings.matching),
+            late: Late::default(),
             child: Vec::new(),
             hints: Vec::new(),
             begun: false,
             blind: false,
             sketch: Sketch::default(),
             hasher: StreamHasher::default(),
-
             dst: 0,
             literal: 0,
             segment: SegmentBuffer::default(),
@@ -276,6 +283,7 @@ impl StreamWriter {
             return Err(RepoError::Missing { what: "a copied file in the parent".to_owned() });
         }
         self.encode(session, true)?;
+        self.settle(session)?;
         self.emit_copy(session, parent_offset, length)?;
         self.matcher.jump(parent_offset + length);
         Ok(())
@@ -293,6 +301,7 @@ impl StreamWriter {
         let child = std::mem::take(&mut self.child);
         let hints = std::mem::take(&mut self.hints);
         if self.parent.is_none() || self.blind {
+            self.settle(session)?;
             let done = self.store_chunks(session, &child, last)?;
             self.child = child;
             self.child.drain(..done);
@@ -329,6 +338,9 @@ impl StreamWriter {
     /// Repository errors.
     pub fn finish(mut self, session: &mut BackupSession) -> Result<StoredVersion> {
         self.encode(session, true)?;
+        // rows at the parent's end may have moved, too
+        self.look_back(u64::MAX);
+        self.settle(session)?;
         let StreamHash { root, leaves, .. } = std::mem::take(&mut self.hasher).finish();
         self.close(session, Proof::Stream { root, leaves })
     }
@@ -339,6 +351,7 @@ impl StreamWriter {
     /// Repository errors.
     pub fn finish_files(mut self, session: &mut BackupSession, root: Digest) -> Result<StoredVersion> {
         self.encode(session, true)?;
+        self.settle(session)?;
         self.close(session, Proof::Files { root })
     }
 }

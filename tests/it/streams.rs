@@ -231,6 +231,35 @@ fn blocks_that_moved_far_are_found_again() {
     assert!(repo.read(second.version) == moved);
 }
 
+/// A database puts the new version of a row where there is room, often megabytes before the old one.
+#[test]
+fn rows_that_moved_far_to_the_beginning_are_not_stored_again() {
+    let random = SeededRandom::new(77);
+    let mut table: Vec<Vec<u8>> = (0..30_000u32)
+        .map(|n| {
+            let mut noise = [0u8; 300];
+            random.fill(&mut noise);
+            format!("{n}\t{}\n", data_encoding::HEXLOWER.encode(&noise)).into_bytes()
+        })
+        .collect();
+    let parent = table.concat();
+    for k in 0..150 {
+        let mut row = table.remove(29_000 - k * 60);
+        row.splice(300..310, *b"a new text");
+        table.insert(k * 30, row);
+    }
+    let child = table.concat();
+    let repo = Repo::new(12);
+    let (first, _) = repo.put(&parent, None, &[]);
+    let settings = StreamSettings::data();
+    let (second, added) = repo.put_with(&child, Some(first.version), &[], settings);
+    let without = StreamSettings { late_matches: false, ..settings };
+    let (_, more) = repo.put_with(&child, Some(first.version), &[], without);
+    assert!(added < 12_000, "{added} bytes for 150 rows that moved");
+    assert!(more > 45_000, "{more}: these rows are found without late matches, so the test tests nothing");
+    assert!(repo.read(second.version) == child);
+}
+
 #[test]
 fn unrelated_bytes_with_a_parent_are_stored_as_chunks() {
     let repo = Repo::new(11);

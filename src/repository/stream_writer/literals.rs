@@ -3,7 +3,8 @@
 use super::{BULK_RUN_BYTES, StreamWriter};
 use crate::domain::id::{ChunkId, VersionId};
 use crate::format::slice::OWN;
-use crate::recipe::matcher::Copy;
+use crate::recipe::late::Piece;
+use crate::recipe::matcher::{Copy, ParentView};
 use crate::recipe::run::PARENT;
 use crate::repository::error::Result;
 use crate::repository::index::ChunkPlace;
@@ -20,14 +21,53 @@ pub(super) struct SegmentBuffer {
 }
 
 impl StreamWriter {
+    /// Takes what was found of a window.
     pub(super) fn emit_window(&mut self, session: &mut BackupSession, child: &[u8], copies: &[Copy]) -> Result<()> {
         let mut at = 0;
         for copy in copies {
-            self.emit_new(session, child.get(at..copy.at).unwrap_or_default())?;
-            self.emit_copy(session, copy.src, copy.len as u64)?;
+            self.take_new(session, child.get(at..copy.at).unwrap_or_default())?;
+            match self.settings.late_matches {
+                true => self.late.copy(copy.src, copy.len as u64),
+                false => self.emit_copy(session, copy.src, copy.len as u64)?,
+            }
             at = copy.at + copy.len;
         }
-        self.emit_new(session, child.get(at..).unwrap_or_default())
+        self.take_new(session, child.get(at..).unwrap_or_default())?;
+        let now = self.matcher.expected();
+        self.look_back(now);
+        if self.late.is_full() { self.settle(session) } else { Ok(()) }
+    }
+
+    /// Bytes that were not found in the parent: few wait for late matches, many are stored at once.
+    fn take_new(&mut self, session: &mut BackupSession, bytes: &[u8]) -> Result<()> {
+        if self.settings.late_matches && bytes.len() < BULK_RUN_BYTES {
+            self.late.new_bytes(bytes);
+            return Ok(());
+        }
+        self.settle(session)?;
+        self.emit_new(session, bytes)
+    }
+
+    /// Looks for bytes that wait in the parent's bytes before `now` that nothing was copied from.
+    pub(super) fn look_back(&mut self, now: u64) {
+        if let Some(parent) = self.parent.as_ref().filter(|_| self.settings.late_matches) {
+            let view = ParentView { start: parent.window.start, bytes: &parent.window.bytes };
+            self.late.passed(&view, now);
+        }
+    }
+
+    /// Writes all that waits for late matches.
+    pub(super) fn settle(&mut self, session: &mut BackupSession) -> Result<()> {
+        if self.late.is_empty() {
+            return Ok(());
+        }
+        let mut late = std::mem::take(&mut self.late);
+        let result = late.drain(|piece| match piece {
+            Piece::New(bytes) => self.emit_new(session, bytes),
+            Piece::Copy { src, len } => self.emit_copy(session, src, len),
+        });
+        self.late = late;
+        result
     }
 
     /// Bytes that the parent does not have.

@@ -59,6 +59,11 @@ pub(super) fn put(column: &mut Vec<u8>, mut value: u64) {
 }
 
 fn take(bytes: &mut &[u8]) -> Result<u64, SliceError> {
+    // most numbers are small
+    if let Some((&byte, rest)) = bytes.split_first().filter(|(byte, _)| **byte < 0x80) {
+        *bytes = rest;
+        return Ok(u64::from(byte));
+    }
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first().ok_or(SliceError("a number is cut off"))?;
@@ -146,7 +151,7 @@ pub fn decode(bytes: &[u8], frame: &SliceFrame) -> Result<Vec<Run>, SliceError> 
     let [mut tokens, mut moves, mut literals, mut copies, mut foreigns] = all.each_ref().map(Vec::as_slice);
     let mut runs = Vec::with_capacity(tokens.len().min(SLICE_RUNS_MAX));
     let (mut dst, mut literal, mut diagonal) = (frame.dst_start, frame.literal_start, 0i64);
-    let mut cursors: HashMap<u32, u64> = HashMap::new();
+    let mut cursors: Vec<u64> = Vec::new();
     let dst_end = frame.dst_start.checked_add(frame.plain_bytes).ok_or(SliceError("the frame is too large"))?;
     let mut count = 0;
     while !tokens.is_empty() {
@@ -166,7 +171,12 @@ pub fn decode(bytes: &[u8], frame: &SliceFrame) -> Result<Vec<Run>, SliceError> 
                 if space > frame.spaces {
                     return Err(SliceError("a space number is not in the table"));
                 }
-                let cursor = cursors.entry(space).or_insert(0);
+                // as long as the record's table of spaces at most
+                let number = space as usize;
+                if number >= cursors.len() {
+                    cursors.resize(number + 1, 0);
+                }
+                let Some(cursor) = cursors.get_mut(number) else { continue };
                 let src = cursor.wrapping_add(unzigzag(take(&mut moves)?) as u64);
                 let len = take(&mut foreigns)?;
                 *cursor = src.checked_add(len).ok_or(SliceError("a run is too long"))?;

@@ -2,10 +2,11 @@
 //!
 //! Level 0 is the version that is read, the last level is a record without parent. Every level maps its stream to
 //! literal spaces and to the stream of the next level. A window of level 0 is followed down the chain as a set of
-//! intervals, so that only the runs it needs are looked at; then the levels are composed as a balanced tree, which
-//! copies each run about log2(depth) times instead of depth times.
+//! intervals, so that only the runs it needs are looked at; then neighbouring levels are composed, the smallest first,
+//! which copies each run about log2(depth) times instead of depth times, and the many runs of a full recipe below all
+//! edits only once.
 
-use super::run::{Intervals, PARENT, Run, clip, normalize, push, skip_before};
+use super::run::{Intervals, PARENT, Run, normalize, push, skip_before};
 
 /// Copies of the parent that lie closer than this are followed as one interval.
 const COVER_GAP_BYTES: u64 = 32 << 10;
@@ -38,16 +39,44 @@ pub fn compose(upper: &[Run], lower: &[Run]) -> Result<Vec<Run>, u64> {
         let skip = start - first.dst;
         let mut reached = first.dst_end().min(end);
         push(&mut out, run.dst, first.space, first.src + skip, reached - start);
-        // runs of `lower` are joined already, so what lies between its first and last run is taken over as it is
-        while reached < end {
-            at += 1;
-            let Some(low) = lower.get(at).filter(|l| l.dst == reached) else { return Err(reached) };
-            reached = low.dst_end().min(end);
-            let len = if low.dst_end() == reached { low.len } else { length(reached - low.dst) };
-            out.push(Run { dst: run.dst + (low.dst - start), len, ..*low });
+        if reached == end {
+            continue;
+        }
+        // runs of `lower` are joined already, so those between its first and last one are taken over as they are; going
+        // through them one by one costs less than a search that guesses wrong at every step
+        let (mut past, mut in_order) = (at + 1, true);
+        for low in lower.get(past..).unwrap_or_default() {
+            if low.dst_end() > end {
+                break;
+            }
+            in_order &= low.dst == reached;
+            reached = low.dst_end();
+            past += 1;
+        }
+        let inner = lower.get(at + 1..past).unwrap_or_default();
+        if !in_order {
+            return Err(hole(inner, first.dst_end()));
+        }
+        let shift = run.dst.wrapping_sub(start);
+        out.extend(inner.iter().map(|low| Run { dst: low.dst.wrapping_add(shift), ..*low }));
+        at = past;
+        if reached < end {
+            let Some(last) = lower.get(past).filter(|low| low.dst == reached) else { return Err(reached) };
+            out.push(Run { dst: last.dst.wrapping_add(shift), len: length(end - reached), ..*last });
         }
     }
     Ok(out)
+}
+
+/// The first offset from `reached` on that `runs` do not cover.
+fn hole(runs: &[Run], mut reached: u64) -> u64 {
+    for run in runs {
+        if run.dst != reached {
+            break;
+        }
+        reached = run.dst_end();
+    }
+    reached
 }
 
 /// A part of a run is not longer than the run.
@@ -55,40 +84,43 @@ fn length(part: u64) -> u32 {
     u32::try_from(part).unwrap_or(u32::MAX)
 }
 
-/// Index of the first run that ends after `pos`, looked for near `hint` first: parents are mostly copied in order.
+/// Index of the first run that ends after `pos`, looked for near `hint` first: parents are mostly copied in order, and
+/// where they are not, from nearby.
 fn seek(runs: &[Run], hint: usize, pos: u64) -> usize {
-    match runs.get(hint) {
-        Some(r) if r.dst <= pos => skip_before(runs, hint, pos),
-        _ => runs.partition_point(|r| r.dst_end() <= pos),
+    let mut low = hint.min(runs.len());
+    let mut step = 1;
+    while runs.get(low).is_none_or(|r| r.dst > pos) && low > 0 {
+        low = low.saturating_sub(step);
+        step *= 2;
     }
+    skip_before(runs, low, pos)
 }
 
 /// Composes all levels, the newest first, and gives their memory back on the way.
-fn compose_all(levels: &mut [Vec<Run>], first: usize) -> Result<Vec<Run>, Uncovered> {
-    match levels {
-        [] => Ok(Vec::new()),
-        [only] => Ok(std::mem::take(only)),
-        _ => {
-            let (upper, lower) = levels.split_at_mut(levels.len() / 2);
-            let below = first + upper.len();
-            let lower = compose_all(lower, below)?;
-            let upper = compose_all(upper, first)?;
-            compose(&upper, &lower).map_err(|offset| Uncovered { level: below, offset })
+fn compose_all(levels: Vec<Vec<Run>>) -> Result<Vec<Run>, Uncovered> {
+    let mut parts: Vec<(usize, Vec<Run>)> = levels.into_iter().enumerate().collect();
+    while parts.len() > 1 {
+        let sizes = parts.windows(2).map(|pair| pair.iter().map(|(_, runs)| runs.len()).sum::<usize>());
+        let smallest = sizes.enumerate().min_by_key(|(_, size)| *size).map_or(0, |(at, _)| at);
+        let (level, lower) = parts.remove(smallest + 1);
+        if let Some((_, upper)) = parts.get_mut(smallest) {
+            *upper = compose(upper, &lower).map_err(|offset| Uncovered { level, offset })?;
         }
     }
+    Ok(parts.pop().map(|(_, runs)| runs).unwrap_or_default())
 }
 
 /// The flat recipe of `[start, end)` of the newest level.
 ///
-/// `fetch(level, cover)` gives the runs of a level that overlap the intervals of `cover` (more is allowed), sorted by
-/// `dst`. The chain ends where no run refers to a parent.
+/// `fetch(level, cover, runs)` appends the runs of a level inside the intervals of `cover`, cut to them and sorted by
+/// `dst` (see [`super::run::clip`]). The chain ends where no run refers to a parent.
 ///
 /// # Errors
 /// Whatever `fetch` returns; [`Uncovered`] when records do not fit together.
 pub fn flatten<E: From<Uncovered>>(
     start: u64,
     end: u64,
-    fetch: impl FnMut(usize, &[(u64, u64)]) -> Result<Vec<Run>, E>,
+    fetch: impl FnMut(usize, &[(u64, u64)], &mut Vec<Run>) -> Result<(), E>,
 ) -> Result<Vec<Run>, E> {
     flatten_levels(start, end, usize::MAX, fetch)
 }
@@ -102,19 +134,18 @@ pub fn flatten_levels<E: From<Uncovered>>(
     start: u64,
     end: u64,
     levels_max: usize,
-    mut fetch: impl FnMut(usize, &[(u64, u64)]) -> Result<Vec<Run>, E>,
+    mut fetch: impl FnMut(usize, &[(u64, u64)], &mut Vec<Run>) -> Result<(), E>,
 ) -> Result<Vec<Run>, E> {
     let mut levels: Vec<Vec<Run>> = Vec::new();
     let mut cover: Intervals = vec![(start, end)];
     while !cover.is_empty() && levels.len() < levels_max {
-        let found = fetch(levels.len(), &cover)?;
         let mut runs = Vec::new();
-        clip(&found, &cover, &mut runs);
+        fetch(levels.len(), &cover, &mut runs)?;
         cover = runs.iter().filter(|r| r.space == PARENT).map(|r| (r.src, r.src_end())).collect();
         normalize(&mut cover, COVER_GAP_BYTES);
         levels.push(runs);
     }
-    let mut flat = compose_all(&mut levels, 0)?;
+    let mut flat = compose_all(levels)?;
     flat.shrink_to_fit();
     let mut reached = start;
     for run in &flat {
@@ -132,6 +163,7 @@ pub fn flatten_levels<E: From<Uncovered>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::run::clip;
     use proptest::prelude::*;
 
     /// A stream as explicit (space, offset) pairs, one for each byte: the slow truth.
@@ -182,12 +214,19 @@ mod tests {
             let n = truth.len() as u64;
             let (lo, hi) = (u64::from(a) % n, u64::from(b) % n + 1);
             let (lo, hi) = (lo.min(hi - 1), hi.max(lo + 1));
-            let flat: Vec<Run> = flatten::<Uncovered>(lo, hi, |level, _| Ok(levels[level].clone())).unwrap();
+            let all = &levels;
+            let from = |first: usize| {
+                move |level: usize, cover: &[(u64, u64)], runs: &mut Vec<Run>| {
+                    clip(&all[first + level], cover, runs);
+                    Ok(())
+                }
+            };
+            let flat: Vec<Run> = flatten::<Uncovered>(lo, hi, from(0)).unwrap();
             // in two steps over any level between it is the same recipe
             for cut in 1..levels.len() {
-                let upper = flatten_levels::<Uncovered>(lo, hi, cut, |level, _| Ok(levels[level].clone())).unwrap();
+                let upper = flatten_levels::<Uncovered>(lo, hi, cut, from(0)).unwrap();
                 let whole = levels.get(cut).map_or(0, |l| l.last().map_or(0, Run::dst_end));
-                let lower = flatten::<Uncovered>(0, whole, |level, _| Ok(levels[cut + level].clone())).unwrap();
+                let lower = flatten::<Uncovered>(0, whole, from(cut)).unwrap();
                 prop_assert_eq!(expand(&compose(&upper, &lower).unwrap()), expand(&flat));
             }
             prop_assert_eq!(expand(&flat), truth[lo as usize..hi as usize].to_vec());
@@ -204,7 +243,10 @@ mod tests {
         push(&mut lower, 9, 1, 9, 20);
         assert_eq!(compose(&upper, &lower), Err(8));
         let all = [upper, lower];
-        let result = flatten::<Uncovered>(0, 10, |level, _| Ok(all[level].clone()));
+        let result = flatten::<Uncovered>(0, 10, |level, cover, runs| {
+            clip(&all[level], cover, runs);
+            Ok(())
+        });
         assert_eq!(result, Err(Uncovered { level: 1, offset: 8 }));
     }
 }

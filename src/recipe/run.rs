@@ -127,20 +127,34 @@ pub fn clip(runs: &[Run], cover: &[(u64, u64)], out: &mut Vec<Run>) {
     }
 }
 
-/// Index of the first run from `at` on that ends after `pos`: a few steps one by one, then doubling ones.
+/// Index of the first run from `at` on that ends after `pos`: a few steps one by one, as most searches are for the next
+/// runs, then doubling ones.
+#[inline]
 pub(super) fn skip_before(runs: &[Run], at: usize, pos: u64) -> usize {
-    let (mut low, mut probe, mut step) = (at, at, 1);
-    let mut high = runs.len();
-    while let Some(run) = runs.get(probe) {
+    for (steps, run) in runs.get(at..).unwrap_or_default().iter().enumerate() {
         if run.dst_end() > pos {
-            high = probe;
+            return at + steps;
+        }
+        if steps == 3 {
+            return leap_before(runs, at + 4, pos);
+        }
+    }
+    runs.len()
+}
+
+/// The same with doubling steps and a binary search in the last of them.
+fn leap_before(runs: &[Run], at: usize, pos: u64) -> usize {
+    let (mut low, mut high, mut step) = (at, runs.len(), 4);
+    while let Some(run) = runs.get(low + step) {
+        if run.dst_end() > pos {
+            high = low + step;
             break;
         }
-        low = probe + 1;
-        probe += step;
+        low += step + 1;
         step *= 2;
     }
-    low + runs.get(low..high.max(low)).map_or(0, |part| part.partition_point(|r| r.dst_end() <= pos))
+    let low = low.min(high);
+    low + runs.get(low..high).map_or(0, |part| part.partition_point(|r| r.dst_end() <= pos))
 }
 
 #[cfg(test)]
@@ -180,6 +194,18 @@ mod tests {
                 Run { dst: 29, src: 99, len: 1, space: 1 },
             ]
         );
+    }
+
+    #[test]
+    fn skipping_finds_what_counting_finds() {
+        let mut runs = Vec::new();
+        (0..100u64).for_each(|n| runs.push(Run { dst: n * 10, src: n * 30, len: 10, space: 1 }));
+        for at in 0..=100usize {
+            for pos in 0..1010 {
+                let slow = (at..100).find(|n| runs[*n].dst_end() > pos).unwrap_or(100);
+                assert_eq!(skip_before(&runs, at, pos), slow, "from {at} to {pos}");
+            }
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::format::slice::{self, OWN, SliceFrame};
 use crate::recipe::compose::{self, Uncovered};
 use crate::recipe::run::{PARENT, Run, clip};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Longest chain that a reader follows; writers stay far below.
@@ -21,7 +22,7 @@ const WINDOW_BYTES: u64 = 4 << 20;
 /// Bytes of segments held by a reader beside the shared cache.
 const HELD_BYTES_MAX: usize = 14 << 20;
 /// Decoded runs of slices kept, bytes.
-const SLICES_KEPT_BYTES: usize = 12 << 20;
+const SLICES_KEPT_BYTES: usize = 20 << 20;
 
 impl From<Uncovered> for RepoError {
     fn from(error: Uncovered) -> Self {
@@ -201,7 +202,7 @@ impl StreamReader {
     /// # Errors
     /// Damage.
     pub fn flat(&mut self, index: &RepositoryIndex, packs: &PackReader, start: u64, end: u64) -> Result<Vec<Run>> {
-        compose::flatten(start, end, |level, cover| self.runs_of(index, packs, level, cover))
+        compose::flatten(start, end, |level, cover, runs| self.runs_of(index, packs, level, cover, runs))
     }
 
     /// The recipe of `[start, end)` composed over the version's first `levels` records only: what the last of them
@@ -218,7 +219,7 @@ impl StreamReader {
         end: u64,
         levels: usize,
     ) -> Result<Vec<Run>> {
-        compose::flatten_levels(start, end, levels, |level, cover| self.runs_of(index, packs, level, cover))
+        compose::flatten_levels(start, end, levels, |level, cover, runs| self.runs_of(index, packs, level, cover, runs))
     }
 
     /// The heads of the chain, the version's own first.
@@ -226,44 +227,38 @@ impl StreamReader {
         self.levels.iter().map(|l| &l.head)
     }
 
-    /// The runs of one level that overlap the intervals, spaces in this reader's numbering.
+    /// Appends the runs of one level inside the intervals, spaces in this reader's numbering.
     fn runs_of(
         &mut self,
         index: &RepositoryIndex,
         packs: &PackReader,
         level: usize,
         cover: &[(u64, u64)],
-    ) -> Result<Vec<Run>> {
+        out: &mut Vec<Run>,
+    ) -> Result<()> {
         let Some(this) = self.levels.get(level) else {
             return Err(RepoError::Damaged {
                 object: "a recipe".to_owned(),
                 reason: "it copies from a parent that it does not name".to_owned(),
             });
         };
-        let mut wanted: Vec<usize> = Vec::new();
-        for &(start, end) in cover {
+        // a slice, and the intervals that it has bytes of
+        let mut wanted: Vec<(usize, Range<usize>)> = Vec::new();
+        for (interval, &(start, end)) in cover.iter().enumerate() {
             let first = this.frames.partition_point(|f| f.dst_start + f.plain_bytes <= start);
             let more = this.frames.iter().enumerate().skip(first).take_while(|(_, f)| f.dst_start < end);
             for (n, _) in more {
-                if wanted.last() != Some(&n) {
-                    wanted.push(n);
+                match wanted.last_mut() {
+                    Some((last, intervals)) if *last == n => intervals.end = interval + 1,
+                    _ => wanted.push((n, interval..interval + 1)),
                 }
             }
         }
-        wanted.dedup();
-        let mut out = Vec::new();
-        for n in wanted {
+        for (n, intervals) in wanted {
             let runs = self.slice(index, packs, level, n)?;
-            if out.is_empty() && cover.len() == 1 {
-                let (start, end) = cover[0];
-                let from = runs.partition_point(|r| r.dst_end() <= start);
-                let to = runs.partition_point(|r| r.dst < end);
-                out.extend_from_slice(runs.get(from..to).unwrap_or_default());
-            } else {
-                out.extend_from_slice(&runs);
-            }
+            clip(&runs, cover.get(intervals).unwrap_or_default(), out);
         }
-        Ok(out)
+        Ok(())
     }
 
     /// A decoded slice, from the cache if it is there.

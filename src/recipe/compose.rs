@@ -27,14 +27,19 @@ pub struct Uncovered {
 /// The offset that `lower` does not cover.
 pub fn compose(upper: &[Run], lower: &[Run]) -> Result<Vec<Run>, u64> {
     let mut out = Vec::with_capacity(upper.len() + lower.len().min(upper.len() * 4));
-    let mut at = 0usize;
+    // where the last copy ended, and where the one before a jump did: rows that moved lead away and back again
+    let (mut at, mut left) = (0usize, 0usize);
     for run in upper {
         if run.space != PARENT {
             push(&mut out, run.dst, run.space, run.src, u64::from(run.len));
             continue;
         }
         let (start, end) = (run.src, run.src_end());
-        at = seek(lower, at, start);
+        if !is_near(lower, at, start) {
+            let back = std::mem::replace(&mut left, at);
+            at = if is_near(lower, back, start) { back } else { seek(lower, at, start) };
+        }
+        at = skip_before(lower, at, start);
         let Some(first) = lower.get(at).filter(|l| l.dst <= start) else { return Err(start) };
         let skip = start - first.dst;
         let mut reached = first.dst_end().min(end);
@@ -82,6 +87,11 @@ fn hole(runs: &[Run], mut reached: u64) -> u64 {
 /// A part of a run is not longer than the run.
 fn length(part: u64) -> u32 {
     u32::try_from(part).unwrap_or(u32::MAX)
+}
+
+/// Whether a few steps from `hint` lead to the run that holds `pos`.
+fn is_near(runs: &[Run], hint: usize, pos: u64) -> bool {
+    runs.get(hint).is_some_and(|r| r.dst <= pos) && runs.get(hint + 4).is_none_or(|r| r.dst > pos)
 }
 
 /// Index of the first run that ends after `pos`, looked for near `hint` first: parents are mostly copied in order, and

@@ -19,6 +19,8 @@ pub const DEPTH_MAX: usize = 4096;
 const HEAD_BYTES_MAX: usize = 64 << 20;
 /// Stream bytes flattened at a time.
 const WINDOW_BYTES: u64 = 4 << 20;
+/// A range this short, this far from the window, is flattened alone: a row that moved, after which the stream goes on.
+const DETOUR_BYTES: u64 = 256 << 10;
 /// Bytes of segments held by a reader beside the shared cache.
 const HELD_BYTES_MAX: usize = 14 << 20;
 /// Decoded runs of slices kept, bytes.
@@ -319,6 +321,11 @@ impl StreamReader {
         end: u64,
         mut each: impl FnMut(Run),
     ) -> Result<()> {
+        let away = !(self.window.0..self.window.1).contains(&start) && start.abs_diff(self.window.1) > DETOUR_BYTES;
+        if away && end.saturating_sub(start) <= DETOUR_BYTES {
+            self.flat(index, packs, start, end)?.into_iter().for_each(&mut each);
+            return Ok(());
+        }
         let mut at = start;
         while at < end {
             let (to, runs) = self.window_at(index, packs, at)?;

@@ -59,6 +59,14 @@ pub fn encode(start: u64, pieces: &[(u64, &[u8])]) -> Vec<u8> {
     out
 }
 
+/// Bytes that [`encode`] needs to say where pieces belong: `parts` are their offsets in the space, ascending and apart.
+pub fn list_bytes(start: u64, parts: &[(u64, u64)]) -> u64 {
+    let number = |value: u64| u64::from((64 - (value | 1).leading_zeros()).div_ceil(7));
+    let gaps = parts.iter().scan(start, |at, part| Some(part.0.saturating_sub(std::mem::replace(at, part.1))));
+    let lengths = parts.iter().map(|part| part.1 - part.0);
+    number(parts.len() as u64) + gaps.chain(lengths).map(number).sum::<u64>()
+}
+
 /// The pieces of a decoded blob, ascending and apart, all within `[start, start + span_bytes)`.
 ///
 /// # Errors
@@ -108,6 +116,9 @@ mod tests {
             }
             let pieces: Vec<(u64, &[u8])> = bytes.iter().map(|(o, b)| (*o, b.as_slice())).collect();
             let raw = encode(start, &pieces);
+            let spans: Vec<(u64, u64)> = pieces.iter().map(|(at, b)| (*at, at + b.len() as u64)).collect();
+            let held: usize = pieces.iter().map(|p| p.1.len()).sum();
+            prop_assert_eq!(list_bytes(start, &spans), (raw.len() - held) as u64);
             let span = u32::try_from(at - start).unwrap();
             let back = decode(start, span, &raw).unwrap();
             let read: Vec<(u64, &[u8])> =

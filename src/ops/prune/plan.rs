@@ -2,6 +2,7 @@
 
 use crate::domain::id::{PackId, VersionId};
 use crate::format::records::BlobMeta;
+use crate::format::sparse;
 use crate::recipe::run::{Intervals, normalize};
 use crate::repository::error::Result;
 use crate::repository::index::{PackNumber, RepositoryIndex};
@@ -282,14 +283,16 @@ impl Seen {
                         dead += stored;
                         continue;
                     }
-                    let live = match marking.live_in(owner, start, end) {
-                        Live::Whole => end - start,
-                        Live::Parts(parts) => parts.iter().map(|p| p.1 - p.0).sum(),
+                    let parts = match marking.live_in(owner, start, end) {
+                        Live::Whole => vec![(start, end)],
+                        Live::Parts(parts) => parts,
                     };
-                    // of a sparse segment the raw bytes are what it holds, of a whole one they are its span
+                    let live: u64 = parts.iter().map(|p| p.1 - p.0).sum();
+                    // of a sparse segment the raw bytes are what it holds and where that belongs, of a whole one its span
                     let raw = u64::from(blob.raw_bytes).max(1);
-                    let gone = raw.saturating_sub(live.min(raw));
-                    // the list of pieces is no dead weight
+                    let listed = if is_whole { 0 } else { sparse::list_bytes(start, &parts) };
+                    let gone = raw.saturating_sub((live + listed).min(raw));
+                    // pieces that other packs hold make it look emptier than it is by a little
                     if is_whole || gone * 20 > raw {
                         dead += stored * gone / raw;
                         let taken: u64 = marking.moved_in(owner, start, end).iter().map(|p| p.1 - p.0).sum();

@@ -126,10 +126,7 @@ impl Late {
         }
         *budget -= end.saturating_sub(at);
         while at + WORD_BYTES <= end {
-            at += match self.match_at(view, at) {
-                Some(len) => len,
-                None => 1,
-            };
+            at += self.match_at(view, at).unwrap_or(1);
         }
     }
 

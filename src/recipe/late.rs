@@ -6,7 +6,7 @@
 //! copied from is looked up among them when the stream comes by. A row that moves towards the end needs none of this
 //! only as long as it moves less far than the parent's window reaches back; rows seldom do.
 
-use super::matcher::{ParentView, common, hash16, word};
+use super::matcher::{ParentView, common, extend_back, hash16, word};
 use std::collections::BTreeMap;
 
 /// Shortest late match, bytes. A copy from far away costs some 16 bytes in both records together.
@@ -147,8 +147,7 @@ impl Late {
             return None;
         }
         let forward = common(self.bytes.get(..limit)?, place, view.bytes, at);
-        let most = (place - first).min(at);
-        let back = (1..=most).take_while(|n| self.bytes.get(place - n) == view.bytes.get(at - n)).count();
+        let back = extend_back(&self.bytes, view.bytes, place, at, first).len;
         let len = back + forward;
         if len < MATCH_BYTES_MIN {
             return None;

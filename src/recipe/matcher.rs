@@ -82,10 +82,10 @@ pub struct Matcher {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Candidate {
+pub(super) struct Candidate {
     at: usize,
     parent: usize,
-    len: usize,
+    pub(super) len: usize,
 }
 
 impl Matcher {
@@ -269,7 +269,7 @@ fn offset_of(value: u64) -> i64 {
 }
 
 /// How far both sides agree before (`at`, `parent`), not before `limit`; `len` is that distance.
-fn extend_back(child: &[u8], parent: &[u8], at: usize, parent_at: usize, limit: usize) -> Candidate {
+pub(super) fn extend_back(child: &[u8], parent: &[u8], at: usize, parent_at: usize, limit: usize) -> Candidate {
     let most = at.saturating_sub(limit).min(parent_at);
     let mut back = 0;
     while back < most && child.get(at - back - 1) == parent.get(parent_at - back - 1) {

@@ -4,7 +4,7 @@
 //! (`cli_settings.rs`), full and occupied targets (`restore.rs`), a `pg_dump` that hangs (`postgres.rs`).
 
 use crate::support::pg::{Cluster, free_port};
-use crate::support::program::{PASSWORD, Place, Ran, files_below, run};
+use crate::support::program::{PASSWORD, Place, Ran, can_mount, files_below, run};
 use holdfast::domain::id::SnapshotId;
 use holdfast::domain::snapshot::Snapshot;
 use holdfast::domain::system::SeededRandom;
@@ -313,12 +313,6 @@ fn a_backup_whose_reader_went_away_is_still_a_backup() {
         assert!(output.status.code().is_some() && !said.contains("panicked"), "{output:?}");
         nothing_lost(&place, n + 2);
     }
-}
-
-/// True when this process may mount in a name space of its own.
-fn can_mount() -> bool {
-    let probe = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
-    probe.is_ok_and(|output| output.status.success())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Import and export that are killed, or that meet a full disk: nothing twice, nothing lost, no original removed unproved.
 
-use crate::support::program::{Place, files_below, run};
+use crate::support::program::{Place, can_mount, files_below, run};
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -46,21 +46,28 @@ fn nothing_is_lost(place: &Place, files: &BTreeMap<String, Vec<u8>>) -> usize {
     held.len()
 }
 
+/// Kills the command after a while; false when it had come to a good end before.
+fn is_killed(mut command: Command, after: Duration) -> bool {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(after);
+    if let Some(status) = child.try_wait().unwrap() {
+        assert!(status.success(), "{status:?}");
+        return false;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    true
+}
+
 #[test]
 fn an_import_killed_again_and_again_takes_each_file_once_and_removes_none_unproved() {
     let place = Place::with_repository();
     let files = pile(&place);
     let (mut kills, mut later) = (0u32, Duration::from_millis(30));
     loop {
-        let mut command = place.command(["import", "pile", "--remove-imported", "--yes"]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(later);
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{status:?}");
+        if !is_killed(place.command(["import", "pile", "--remove-imported", "--yes"]), later) {
             break;
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
         kills += 1;
         // Each time a little later, so that it dies in every part of its work and gets to an end at last.
         later += Duration::from_millis(if kills.is_multiple_of(4) { 900 } else { 61 });
@@ -86,15 +93,9 @@ fn an_export_that_is_killed_leaves_nothing_under_its_name() {
     let mut later = Duration::from_millis(20);
     let mut kills = 0;
     loop {
-        let mut command = place.command(["export", &id, "--layout", "%Y", "--target", "plain"]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(later);
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{status:?}");
+        if !is_killed(place.command(["export", &id, "--layout", "%Y", "--target", "plain"]), later) {
             break;
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
         kills += 1;
         later += Duration::from_millis(150);
         let named = std::fs::read_dir(&out).map_or(0, |entries| {
@@ -116,8 +117,7 @@ fn an_export_that_is_killed_leaves_nothing_under_its_name() {
 
 #[test]
 fn a_full_disk_stops_import_and_export_and_costs_nothing() {
-    let probe = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
+    if !can_mount() {
         eprintln!("skipped: this user may not mount a file system");
         return;
     }

@@ -1,7 +1,7 @@
 //! `prune` and `cleanup` through the program: what is kept restores, what is forgotten frees its space, whatever
 //! happens on the way.
 
-use crate::support::program::{Place, Ran, files_below, run};
+use crate::support::program::{Place, Ran, can_mount, files_below, run};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -229,11 +229,6 @@ fn killed_at_any_moment_it_loses_nothing() {
     assert_eq!((again["removed_bytes"].as_u64(), stored_bytes(&place)), (Some(0), after), "{again}");
     gives_back(&place, &all[9].0, &all[9].1);
     place.run(["verify", "--read-data"]).good();
-}
-
-fn can_mount() -> bool {
-    let probe = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
-    probe.is_ok_and(|output| output.status.success())
 }
 
 /// Not a byte is free: backups fail, prune works from the reserve. Then the disk is read-only: prune says so.

@@ -1,7 +1,7 @@
 //! Restores over what is there: PostgreSQL, SQLite and files, with a way back.
 
 use crate::support::pg::Cluster;
-use crate::support::program::Place;
+use crate::support::program::{Place, can_mount};
 use std::path::Path;
 
 /// A place with a repository, a configuration of three sources, and one backup of them.
@@ -384,9 +384,7 @@ fn an_interruption_takes_back() {
 
 #[test]
 fn a_full_disk_leaves_the_old_in_its_place() {
-    let probe =
-        std::process::Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) {
+    if !can_mount() {
         eprintln!("skipped: this user may not mount a file system");
         return;
     }

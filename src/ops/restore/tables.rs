@@ -192,9 +192,7 @@ pub fn into_database(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<TablesReport, TablesError> {
-    let stream = data_stream(wanted.source)?;
-    let contents = read_contents(reading, wanted, stream, cancel)?;
-    let numbers = resolve(wanted, &contents)?;
+    let (stream, contents, numbers) = look_up(reading, wanted, cancel)?;
     let target = means.connection.without_password();
     let tools = tools_for(means)?;
     if tools.is_elsewhere() {
@@ -282,9 +280,7 @@ pub fn into_script(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<TablesReport, TablesError> {
-    let stream = data_stream(wanted.source)?;
-    let contents = read_contents(reading, wanted, stream, cancel)?;
-    let numbers = resolve(wanted, &contents)?;
+    let (stream, contents, numbers) = look_up(reading, wanted, cancel)?;
     let tools = client::find(means.processes, means.search, None).map_err(TargetError::Client)?;
     if tools.is_elsewhere() {
         return Err(TablesError::Elsewhere);
@@ -352,6 +348,18 @@ impl std::fmt::Debug for ScriptMeans<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ScriptMeans")
     }
+}
+
+/// The dump's stream, what it says it contains, and the numbers of the wanted tables there.
+fn look_up<'w>(
+    reading: &Reading,
+    wanted: &Wanted<'w>,
+    cancel: &Cancel,
+) -> Result<(&'w StreamRecord, Contents, BTreeSet<i64>), TablesError> {
+    let stream = data_stream(wanted.source)?;
+    let contents = read_contents(reading, wanted, stream, cancel)?;
+    let numbers = resolve(wanted, &contents)?;
+    Ok((stream, contents, numbers))
 }
 
 fn read_contents(

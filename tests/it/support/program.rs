@@ -170,3 +170,9 @@ pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
     found.sort();
     found
 }
+
+/// True when this process may mount in a name space of its own.
+pub(crate) fn can_mount() -> bool {
+    let probe = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
+    probe.is_ok_and(|output| output.status.success())
+}

@@ -49,6 +49,8 @@ pub enum ServiceAction {
     Stop,
     /// Start it
     Start,
+    /// Stop it and start it again
+    Restart,
     /// Ask whether it runs
     Status,
 }
@@ -58,6 +60,7 @@ pub enum ServiceAction {
 #[command(after_help = "\
 Examples:
   holdfast service status
+  holdfast service restart
   holdfast service stop --env staging
 
 The commands are those of [service], or of [env.NAME] with --env.")]

@@ -87,7 +87,7 @@ pub enum Command {
     Restore(Box<restore::RestoreArgs>),
     /// Go back to the state before the last restore
     Rollback(in_place::RollbackArgs),
-    /// Stop, start or look at the application
+    /// Stop, start, restart or look at the application
     Service(in_place::ServiceArgs),
     /// Show what is under way or was cut short
     Status(in_place::StatusArgs),

@@ -70,8 +70,8 @@ pub struct RestoreArgs {
     /// Restore one database into this new database; a password in the URL is refused
     #[arg(long, value_name = "URL")]
     pub to: Option<String>,
-    /// The database of --to may exist: it is replaced, with a way back
-    #[arg(long, requires = "to", conflicts_with_all = ["target", "env"])]
+    /// The database of --to may exist: it is replaced, with a way back; what has no --to always is
+    #[arg(long, conflicts_with = "target")]
     pub clean: bool,
     /// How a restore over what is there goes.
     #[command(flatten)]

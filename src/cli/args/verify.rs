@@ -72,6 +72,10 @@ pub struct VerifyArgs {
     /// Host and sources.
     #[command(flatten)]
     pub scope: super::scope::ScopeArgs,
+    /// Decode everything that a restore would write and compare it with its proof: of the named snapshots, else of the
+    /// newest of each source. Named snapshots are so verified anyway
+    #[arg(long, conflicts_with_all = ["read_data", "read_data_subset", "stored_only", "max_duration", "unverified_for"])]
+    pub extract: bool,
     /// Read every byte of the repository
     #[arg(long, visible_alias = "all")]
     pub read_data: bool,

@@ -66,11 +66,15 @@ pub(super) fn items(
             continue;
         }
         let of_source = places(invocation, repository, record, path, environment)?;
-        if of_source.is_empty() && (named || record.kind.is_database()) {
+        // An environment names what it has; elsewhere a database without a place is a gap in the configuration.
+        if of_source.is_empty() && (named || (environment.is_none() && record.kind.is_database())) {
             return Err(no_place(record, environment.map(|(name, _)| name)));
         }
         if of_source.is_empty() && path.is_none() {
-            let text = format!("{} has no place of its own and is left out", record.name);
+            let text = match environment {
+                Some((name, _)) => format!("{} has no place in [env.{name}] and is left out", record.name),
+                None => format!("{} has no place of its own and is left out", record.name),
+            };
             invocation.output.note("restore.no_place", &text);
         }
         let safety_source = safety_name(&record.name, environment.map(|(name, _)| name));

@@ -13,8 +13,10 @@ use crate::cli::opening;
 use crate::domain::act::Whereabouts;
 use crate::domain::time_spec::format_local;
 use crate::fsio::census::SystemCensus;
+use crate::ops::in_place::Program;
 use crate::ops::{guard, in_place};
 use crate::source::process::SystemProcesses;
+use clap::ValueEnum;
 use serde_json::json;
 
 /// Stops or starts the application, or asks whether it runs.
@@ -27,31 +29,48 @@ pub(crate) fn service(invocation: &Invocation, args: &ServiceArgs) -> Result<Exi
         None => net::service_of(settings.sections.service.as_ref()),
         Some((_, target)) => net::service_of(target.service.as_ref()),
     };
-    let (word, program) = match args.action {
-        ServiceAction::Stop => ("stop", service.stop),
-        ServiceAction::Start => ("start", service.start),
-        ServiceAction::Status => ("status", service.status),
+    let steps = match args.action {
+        ServiceAction::Stop => vec![("stop", service.stop)],
+        ServiceAction::Start => vec![("start", service.start)],
+        ServiceAction::Restart => vec![("stop", service.stop), ("start", service.start)],
+        ServiceAction::Status => vec![("status", service.status)],
     };
-    let Some(program) = program else {
+    // Whether both are there is known before the first of two is run.
+    let programs = steps.into_iter().map(|(word, program)| Ok((word, configured(args, word, program)?)));
+    let mut said = Vec::new();
+    for (word, program) in programs.collect::<Result<Vec<_>, Failure>>()? {
+        said.extend(tell(invocation, word, &program)?);
+    }
+    if invocation.global.json {
+        let word = args.action.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        invocation.output.json(Kind::Result, &json!({ "action": word, "output": said.join("\n") }));
+    }
+    Ok(ExitCode::Success)
+}
+
+fn configured(args: &ServiceArgs, word: &str, program: Option<Program>) -> Result<Program, Failure> {
+    program.ok_or_else(|| {
         let table = args.env.as_ref().map_or_else(|| "[service]".to_owned(), |name| format!("service of [env.{name}]"));
-        return Err(Failure::usage("service.not_configured", format!("No command '{word}' is configured"))
-            .hint(format!("write it into {table}")));
-    };
+        Failure::usage("service.not_configured", format!("No command '{word}' is configured"))
+            .hint(format!("write it into {table}"))
+    })
+}
+
+/// Runs one command of the application and prints what it says. Returns that; None: it said nothing.
+fn tell(invocation: &Invocation, word: &str, program: &Program) -> Result<Option<String>, Failure> {
     if invocation.global.dry_run {
         invocation.output.note("service.would", &format!("would run {}", program.words.join(" ")));
-        return Ok(ExitCode::Success);
+        return Ok(None);
     }
-    let said = in_place::run_program(&invocation.processes, &program).map_err(|error| {
+    let said = in_place::run_program(&invocation.processes, program).map_err(|error| {
         let failure = Failure::from_error(ExitCode::Failed, "service.failed", &error);
         error.output.lines().fold(failure, Failure::cause)
     })?;
-    if invocation.global.json {
-        invocation.output.json(Kind::Result, &json!({ "action": word, "output": said }));
-    } else if !said.is_empty() {
+    if !invocation.global.json && !said.is_empty() {
         invocation.output.line(&said);
     }
     invocation.output.note("service.done", &format!("{word}: done"));
-    Ok(ExitCode::Success)
+    Ok(Some(said).filter(|said| !said.is_empty()))
 }
 
 /// What is under way or was cut short.

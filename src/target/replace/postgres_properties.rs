@@ -20,7 +20,8 @@ const LIST_SETTINGS: [&str; 6] = [
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Properties {
     owner: String,
-    tablespace: String,
+    /// None: the one that new databases get anyway, which to name takes a right of its own.
+    tablespace: Option<String>,
     encoding: String,
     /// Option of `CREATE DATABASE` and its value.
     locale: Vec<(&'static str, String)>,
@@ -34,7 +35,8 @@ pub(super) struct Properties {
 
 /// All columns, because their names differ between versions of the server.
 const FACTS: &str = "select pg_catalog.to_jsonb(d)::text, pg_catalog.pg_get_userbyid(d.datdba)::text, \
-    t.spcname::text, pg_catalog.pg_encoding_to_char(d.encoding)::text, \
+    case when d.dattablespace <> (select n.dattablespace from pg_catalog.pg_database n where n.datname = 'template0') \
+    then t.spcname::text end, pg_catalog.pg_encoding_to_char(d.encoding)::text, \
     pg_catalog.shobj_description(d.oid, 'pg_database'), d.datacl is null \
     from pg_catalog.pg_database d join pg_catalog.pg_tablespace t on t.oid = d.dattablespace where d.datname = $1";
 const ACCESS: &str = "select case when a.grantee = 0 then null else pg_catalog.pg_get_userbyid(a.grantee)::text end, \
@@ -105,7 +107,9 @@ impl Properties {
         for (option, value) in &self.locale {
             statement.push_str(&format!(" {option} {}", literal(value)));
         }
-        statement.push_str(&format!(" tablespace {}", quoted(&self.tablespace)));
+        if let Some(tablespace) = &self.tablespace {
+            statement.push_str(&format!(" tablespace {}", quoted(tablespace)));
+        }
         statement
     }
 

@@ -184,6 +184,8 @@ impl From<database::TargetError> for Failure {
         match &error {
             TargetError::Exists { .. } => of(ExitCode::Refused, "target.exists")
                 .hint("name another one, or remove it yourself; nothing was touched"),
+            TargetError::OlderServer { .. } => of(ExitCode::Refused, "target.older_server")
+                .hint("restore it on a server of that version or a later one; nothing was touched"),
             TargetError::Client(_) => match error {
                 // The server restored into could not be used: nothing was touched.
                 TargetError::Client(source) => Self::from(source),

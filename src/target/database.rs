@@ -18,6 +18,16 @@ pub enum TargetError {
     /// The server, or a client program, is not there or refused us; nothing was touched.
     #[error(transparent)]
     Client(#[from] SourceError),
+    /// The server is older than the one that was dumped; nothing was touched.
+    #[error("The server of {target} is PostgreSQL {server}, older than the dump's, {dump}")]
+    OlderServer {
+        /// URI without password.
+        target: String,
+        /// Its major version.
+        server: u32,
+        /// Version of the server that was dumped.
+        dump: String,
+    },
     /// A file could not be written.
     #[error("Cannot {operation} {}", path.display())]
     Path {

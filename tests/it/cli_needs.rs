@@ -2,7 +2,10 @@
 
 use crate::support::pg::Cluster;
 use crate::support::program::{Place, can_mount};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::Command;
 
 /// A database with a table, saved and then changed.
@@ -106,4 +109,79 @@ fn a_drill_asks_for_room_before_it_makes_anything() {
             && said.contains("TMPDIR"),
         "{text}\n{said}"
     );
+}
+
+/// A way to a server on which it says that it is PostgreSQL 14, whatever it is. The folder of its socket.
+fn as_fourteen(cluster: &Cluster, folder: &Path) -> String {
+    let row = cluster
+        .session("postgres")
+        .query_one("select current_setting('server_version_num')::int4, current_setting('server_version')", &[]);
+    let row = row.unwrap();
+    let (number, text): (i32, String) = (row.get(0), row.get(1));
+    assert!(number >= 150_000, "this test needs PostgreSQL 15 or later");
+    let major = (number / 10_000).to_string();
+    let older_text = text.replacen(&major, "14", 1);
+    let older = 140_000 + number % 10_000;
+    let changes =
+        [(text.into_bytes(), older_text.into_bytes()), (number.to_be_bytes().to_vec(), older.to_be_bytes().to_vec())];
+    std::fs::create_dir(folder).unwrap();
+    let listener = UnixListener::bind(folder.join(".s.PGSQL.5432")).unwrap();
+    let server = cluster.path(".s.PGSQL.5432");
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), UnixStream::connect(&server).unwrap());
+            let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || pass(client, to_server, &[]));
+            let changes = changes.clone();
+            std::thread::spawn(move || pass(server, to_client, &changes));
+        }
+    });
+    folder.display().to_string()
+}
+
+/// Passes on what comes, with some bytes changed for as many others. Answers this small come in one piece.
+fn pass(mut from: UnixStream, mut to: UnixStream, changes: &[(Vec<u8>, Vec<u8>)]) {
+    let mut buffer = [0u8; 65536];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        for (old, new) in changes {
+            assert_eq!(old.len(), new.len());
+            while let Some(at) = buffer[..n].windows(old.len()).position(|window| window == old) {
+                buffer[at..at + new.len()].copy_from_slice(new);
+            }
+        }
+        if to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+#[test]
+fn a_server_that_is_older_than_the_dump_is_refused_before_anything_is_made() {
+    let (place, cluster) = (Place::with_repository(), Cluster::start());
+    saved(&cluster, &place, "");
+    let socket = as_fourteen(&cluster, &place.path("s"));
+    let url = |database: &str| format!("host={socket} user=postgres dbname={database}");
+    let config = std::fs::read_to_string(place.path("holdfast.toml")).unwrap();
+    place.write("holdfast.toml", config.replace(&cluster.url("app"), &url("app")));
+    refused(&place, &cluster, 24, "older than the dump's, ");
+    let words = "is PostgreSQL 14, older than the dump's, ";
+    place.run(["restore", "latest", "--to", &url("copy")]).failed(24, words);
+    place.run(["restore", "latest", "--to", &url("app"), "--clean", "--yes"]).failed(24, "older than the dump's, ");
+    // The same of an archive that another tool made, which says it in its header alone.
+    let dump = Command::new(cluster.bin().join("pg_dump")).args(["-Fc", "-d", &cluster.url("app")]).output().unwrap();
+    assert!(dump.status.success(), "{dump:?}");
+    place.write("app_20240712.dump", dump.stdout);
+    let from_file = ["restore", "--from-file", "app_20240712.dump", "--to"];
+    place.run([&from_file[..], &[&url("copy")]].concat()).failed(24, words);
+    let over = place.run([&from_file[..], &[&url("app"), "--clean", "--yes"]].concat());
+    over.failed(24, "older than the dump's, ");
+    place.write("holdfast.toml", format!("{config}[drill]\npostgres = \"{}\"\n", url("postgres")));
+    let drill = place.run(["drill"]);
+    assert!(drill.code == 24 && drill.stderr.contains("has version 14, and the dump is of version"), "{drill:?}");
+    assert_eq!(
+        (value(&cluster), cluster.databases()),
+        ("new".to_owned(), vec!["app".to_owned(), "postgres".to_owned()])
+    );
+    assert_eq!(place.run(["status"]).good().stdout, "");
 }

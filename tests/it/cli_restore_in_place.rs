@@ -239,8 +239,9 @@ fn another_environment_has_its_own_places_and_application() {
     application.cluster.sql("staging", "create table t (id int, v text); insert into t values (1, 'staging')");
     place.write("staging/a.txt", "staging a");
     place.run(["restore", "latest", "--env", "stagin"]).failed(2, "did you mean 'staging'?");
-    place.run(["restore", "latest", "--env", "staging"]).failed(2, "journal");
-    place.run(["restore", "latest", "--env", "staging", "--source", "db", "--source", "code", "--yes"]).good();
+    place.run(["restore", "latest", "--env", "staging", "--source", "journal"]).failed(2, "journal");
+    let ran = place.run(["restore", "latest", "--env", "staging", "--yes"]);
+    assert!(ran.good().stderr.contains("journal has no place in [env.staging] and is left out"), "{ran:?}");
     let text = |database: &str| -> String {
         application.cluster.session(database).query_one("select v from t where id = 1", &[]).unwrap().get(0)
     };

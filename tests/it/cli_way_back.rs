@@ -62,7 +62,7 @@ fn what_did_not_exist_is_named_by_a_rollback() {
     place.run(["restore", "latest", "--env", "copy", "--source", "db"]).good();
     let ran = place.run(["rollback", "--yes"]);
     ran.failed(20, "nothing was there before the last restore");
-    assert!(ran.stderr.contains("remove what it made") && ran.stderr.contains("/copy"), "{ran:?}");
+    assert!(ran.stderr.contains("rollback --remove-new` saves and removes") && ran.stderr.contains("/copy"), "{ran:?}");
     // One that was there and one that was not.
     place.write("copy/a.txt", "before");
     application.cluster.sql("postgres", "drop database copy");
@@ -244,4 +244,100 @@ fn a_failure_that_touched_nothing_has_the_code_of_its_cause() {
     place.write("plain", "");
     place.run(["restore", "latest", "--target", "plain/out"]).failed(24, "plain/out");
     application.nothing_is_left();
+}
+
+/// Places that are empty before a restore: a database, a SQLite file and a tree.
+const COPY: &str = "[env.copy]\ntargets = { db = \"host=SOCKET dbname=copy user=postgres\", journal = \"FOLDERcopy.db\", \
+    code = \"FOLDERcopy\" }\n";
+
+/// True when the copies are there, false when they are gone; never some of them, and nothing beside them.
+#[track_caller]
+fn copies_are_there(application: &Application) -> bool {
+    let databases = application.cluster.databases();
+    let there = databases.contains(&"copy".to_owned());
+    assert_eq!(databases.len(), if there { 3 } else { 2 }, "{databases:?}");
+    let place = &application.place;
+    assert_eq!((place.path("copy.db").exists(), place.path("copy").exists()), (there, there));
+    let names = std::fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let beside: Vec<_> = names.filter(|name| name.to_string_lossy().contains("holdfast-")).collect();
+    assert!(beside.is_empty(), "{beside:?}");
+    if there {
+        let rows: i64 = application.cluster.session("copy").query_one("select count(*) from t", &[]).unwrap().get(0);
+        assert_eq!(rows, 50);
+        assert_eq!(std::fs::read_to_string(place.path("copy/a.txt")).unwrap(), "old a");
+        let journal = rusqlite::Connection::open(place.path("copy.db")).unwrap();
+        assert_eq!(journal.query_row("select v from t", [], |row| row.get::<_, String>(0)).unwrap(), "old");
+    }
+    there
+}
+
+#[test]
+fn what_did_not_exist_is_removed_when_asked_and_comes_back() {
+    let application = Application::new(COPY);
+    let place = &application.place;
+    place.run(["restore", "latest", "--env", "copy"]).good();
+    assert!(copies_are_there(&application));
+    let ran = place.run(["rollback", "--remove-new", "--check"]);
+    assert!(ran.good().stdout.contains("will be removed") && copies_are_there(&application), "{ran:?}");
+    place.run(["rollback", "--remove-new"]).failed(17, "confirmation");
+    let _busy = application.cluster.session("copy");
+    let ran = place.run(["rollback", "--remove-new", "--yes", "--json"]);
+    let removed = ran.good().stdout.lines().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        (line["type"] == "summary").then(|| line["removed"].as_array().unwrap().len())
+    });
+    assert_eq!(removed, Some(3), "{ran:?}");
+    assert!(!copies_are_there(&application));
+    // It was saved, so that this can be undone like any other restore.
+    place.run(["rollback", "--yes"]).good();
+    assert!(copies_are_there(&application));
+    place.run(["rollback", "--yes", "--remove-new"]).good();
+    assert!(!copies_are_there(&application));
+    // Some were there before, one was not, and one that was not is gone by other hands.
+    place.run(["restore", "latest", "--env", "copy", "--source", "code"]).good();
+    place.write("copy/a.txt", "before");
+    place.run(["restore", "latest", "--env", "copy", "--yes"]).good();
+    std::fs::remove_file(place.path("copy.db")).unwrap();
+    let ran = place.run(["rollback", "--remove-new", "--yes"]);
+    assert!(ran.good().stderr.contains("and does not now") && ran.stderr.contains("removed "), "{ran:?}");
+    assert_eq!(std::fs::read_to_string(place.path("copy/a.txt")).unwrap(), "before");
+    assert_eq!(application.cluster.databases(), ["app", "postgres"]);
+    assert_eq!(place.run(["status"]).good().stdout, "");
+}
+
+/// Killed with -9 after each of its entries: everything is there or everything is gone, and the next run brings it to its end.
+#[test]
+fn a_removal_killed_anywhere_is_brought_to_an_end() {
+    let application = Application::new(COPY);
+    let place = &application.place;
+    let acts = place.path("repository/acts");
+    let written = || std::fs::read_dir(&acts).map_or(0, std::iter::Iterator::count);
+    let (mut gone, mut there) = (0, 0);
+    place.run(["restore", "latest", "--env", "copy"]).good();
+    for entries in 1..=7usize {
+        let wanted = written() + entries;
+        let mut command = place.command(["rollback", "--remove-new", "--yes"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        until("an entry", || written() >= wanted || child.try_wait().unwrap().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let status = place.run(["status"]).good().stdout.clone();
+        // What they are asked for does not matter: what was cut short comes first.
+        match entries % 2 {
+            0 => place.run(["rollback", "--source", "none"]),
+            _ => place.run(["restore", "latest", "--source", "code", "--yes"]),
+        };
+        assert_eq!(place.run(["status"]).good().stdout, "", "{entries}: {status}");
+        if copies_are_there(&application) {
+            there += 1;
+            std::fs::remove_file(place.path("copy.db")).unwrap();
+            std::fs::remove_dir_all(place.path("copy")).unwrap();
+            application.cluster.sql("postgres", "drop database copy");
+        } else {
+            gone += 1;
+        }
+        // The restore that is undone next is the one that makes them again.
+        place.run(["restore", "latest", "--env", "copy"]).good();
+    }
+    assert!(gone > 0 && there > 0, "{gone} {there}");
 }

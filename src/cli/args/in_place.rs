@@ -27,6 +27,7 @@ Examples:
   holdfast rollback                               undo the last restore, or go back to before the last deployment
   holdfast rollback pre-restore-20261120_140312   the state saved then
   holdfast rollback --check                       test it, touch nothing
+  holdfast rollback --remove-new                  databases and files that the restore made go, too
 
 Without a selector this takes the snapshot that the last restore made of what was there before; where there was none, the
 newest of class pre-restore or pre-deploy. A restore that was cut short is taken back first.")]
@@ -34,6 +35,9 @@ pub struct RollbackArgs {
     /// The snapshot to go back to
     #[arg(value_name = "SELECTOR")]
     pub selector: Option<OsString>,
+    /// Also remove what did not exist before that restore, once it is saved
+    #[arg(long)]
+    pub remove_new: bool,
     /// Host and sources.
     #[command(flatten)]
     pub scope: super::scope::ScopeArgs,

@@ -70,7 +70,7 @@ fn items(invocation: &Invocation, plan: &Plan) -> Result<Vec<Item>, Failure> {
             // everything in it is saved, so everything in it is put back
             _ => Place::Tree { path, from: covered.reach.clone(), left_out: None },
         };
-        Ok(Item { source: covered.saved_as.clone(), safety_source: covered.saved_as.clone(), place })
+        Ok(Item { source: covered.saved_as.clone(), safety_source: covered.saved_as.clone(), place, empties: false })
     };
     plan.covered.iter().map(item).collect()
 }

@@ -102,6 +102,7 @@ fn show(invocation: &Invocation, request: &Request<'_>) -> Result<usize, Failure
     let mut existing = 0;
     for item in &request.items {
         let what = match item.place.exists() {
+            Ok(true) if item.empties => "nothing was there before: what is there is removed",
             Ok(true) => "replaces what is there",
             Ok(false) => "nothing is there yet",
             // The prerequisites will say why.
@@ -190,6 +191,7 @@ fn print(invocation: &Invocation, outcome: &Outcome) {
             "snapshot_id": outcome.snapshot.hex(),
             "safety_snapshot_id": outcome.safety.map(|id| id.hex()),
             "places": places,
+            "removed": outcome.removed,
             "left": outcome.left,
         });
         invocation.output.json(Kind::Summary, &body);
@@ -198,9 +200,14 @@ fn print(invocation: &Invocation, outcome: &Outcome) {
         invocation.output.warning("restore.left", None, "", &format!("Not removed: {left}"));
     }
     let places: Vec<&str> = outcome.places.iter().map(|(_, place)| place.as_str()).collect();
-    let text = format!("restored {} to {}", outcome.snapshot.short(), places.join(", "));
     if !invocation.global.json {
-        invocation.output.note("restore.summary", &text);
+        if !places.is_empty() {
+            let text = format!("restored {} to {}", outcome.snapshot.short(), places.join(", "));
+            invocation.output.note("restore.summary", &text);
+        }
+        if !outcome.removed.is_empty() {
+            invocation.output.note("restore.removed", &format!("removed {}", outcome.removed.join(", ")));
+        }
         match outcome.safety {
             Some(safety) => {
                 let tz = &invocation.environment.time_zone;

@@ -82,6 +82,7 @@ pub(super) fn items(
             source: record.name.clone(),
             safety_source: safety_source.clone(),
             place,
+            empties: false,
         }));
     }
     if items.is_empty() {
@@ -241,5 +242,5 @@ pub(super) fn database_item(
         _ => "to-file".to_owned(),
     };
     let safety_source = safety_name(&record.name, Some(&name));
-    Ok(Item { source: record.name.clone(), safety_source, place })
+    Ok(Item { source: record.name.clone(), safety_source, place, empties: false })
 }

@@ -3,7 +3,7 @@
 use super::in_place::{Intent, go, heal};
 use super::net::Net;
 use super::places::{environment, items};
-use crate::cli::args::in_place::{InPlaceArgs, RollbackArgs};
+use crate::cli::args::in_place::RollbackArgs;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
@@ -44,17 +44,21 @@ pub(crate) fn rollback(invocation: &Invocation, args: &RollbackArgs) -> Result<E
     }
     let settings = invocation.settings()?;
     let past = last_restores(&context)?;
-    let chosen = match &args.selector {
-        Some(selector) => repository.choose(invocation, selector, &args.scope)?.snapshot.snapshot,
-        None => default_rollback(invocation, &repository, &past, &args.in_place)?,
+    let (chosen, of_act) = match &args.selector {
+        Some(selector) => {
+            let chosen = repository.choose(invocation, selector, &args.scope)?.snapshot.snapshot;
+            let of_act = past.iter().find(|past| past.safety == Some(chosen.id));
+            (chosen, of_act)
+        }
+        None => default_rollback(invocation, &repository, &past, args)?,
     };
     let selection = Selection { sources: args.scope.sources.clone(), ..Selection::default() };
-    let of_act = past.iter().find(|past| past.safety == Some(chosen.id)).map(|past| &past.plan);
+    let of_act = of_act.map(|past| &past.plan);
     let named = args.in_place.env.clone().or_else(|| of_act.and_then(|plan| plan.environment.clone()));
     let environment = environment(settings, named.as_deref())?;
     let items = match of_act {
         // Back to exactly the places that the restore had replaced.
-        Some(plan) => items_of(invocation, &context, plan, &selection)?,
+        Some(plan) => items_of(invocation, &context, plan, &selection, args.remove_new)?,
         None => items(invocation, &repository, &chosen, &selection, None, environment)?,
     };
     let intent = Intent {
@@ -84,22 +88,33 @@ fn last_restores(context: &Context<'_>) -> Result<Vec<Past>, Failure> {
     Ok(found)
 }
 
-fn default_rollback(
+/// What is undone without a selector: the snapshot to go back to, and the restore that is undone. Where nothing was there
+/// before that restore, the snapshot is the one that was restored, of which nothing is needed.
+fn default_rollback<'p>(
     invocation: &Invocation,
     repository: &ReadingRepository,
-    past: &[Past],
-    args: &InPlaceArgs,
-) -> Result<Snapshot, Failure> {
+    past: &'p [Past],
+    args: &RollbackArgs,
+) -> Result<(Snapshot, Option<&'p Past>), Failure> {
     let snapshots = repository.snapshots()?;
     let tz = &invocation.environment.time_zone;
-    let mut wanted = past.iter().filter(|past| args.env.is_none() || past.plan.environment == args.env);
+    let env = &args.in_place.env;
+    let mut wanted = past.iter().filter(|past| env.is_none() || past.plan.environment == *env);
     if let Some(past) = wanted.next() {
         let which = format!("the restore of {} at {}", past.plan.snapshot.short(), format_local(past.finished_ns, tz));
         let saved = past.safety.and_then(|id| snapshots.iter().find(|loaded| loaded.snapshot.id == id));
+        let nothing_was_there = past.safety.is_none() && past.plan.items.iter().all(|item| !item.existed);
+        if nothing_was_there && args.remove_new {
+            let restored = snapshots.iter().find(|loaded| loaded.snapshot.id == past.plan.snapshot);
+            if let Some(restored) = restored {
+                invocation.output.note("rollback.chosen", &format!("this undoes {which}; nothing was there before it"));
+                return Ok((restored.snapshot.clone(), Some(past)));
+            }
+        }
         let Some(saved) = saved else { return Err(no_way_back(past, &which, wanted.find_map(|older| older.safety))) };
         let text = format!("this undoes {which} by its safety snapshot {}", saved.snapshot.id.short());
         invocation.output.note("rollback.chosen", &text);
-        return Ok(saved.snapshot.clone());
+        return Ok((saved.snapshot.clone(), Some(past)));
     }
     let host = &invocation.environment.host;
     let before = |snapshot: &&Snapshot| {
@@ -116,7 +131,7 @@ fn default_rollback(
     let time = format_local(snapshot.time_ns, tz);
     let text = format!("this goes back to {} of {time}, class {class}", snapshot.id.short());
     invocation.output.note("rollback.chosen", &text);
-    Ok(snapshot.clone())
+    Ok((snapshot.clone(), None))
 }
 
 /// Why the last restore cannot be undone. The one before it is not undone in its stead: that would be another state than
@@ -130,7 +145,7 @@ fn no_way_back(past: &Past, which: &str, older: Option<SnapshotId>) -> Failure {
         None if there.is_empty() => {
             let places: Vec<&str> = past.plan.items.iter().map(|item| item.place.as_str()).collect();
             of("There is nothing to go back to: nothing was there before the last restore".to_owned())
-                .hint(format!("to undo it, remove what it made: {}", places.join(", ")))
+                .hint(format!("`holdfast rollback --remove-new` saves and removes what it made: {}", places.join(", ")))
         }
         None => of("The last restore cannot be undone: what was there before it was not saved".to_owned()),
     };
@@ -147,14 +162,16 @@ fn items_of(
     context: &Context<'_>,
     plan: &Plan,
     selection: &Selection,
+    remove_new: bool,
 ) -> Result<Vec<Item>, Failure> {
     let wanted =
         plan.items.iter().filter(|item| selection.sources.is_empty() || selection.sources.contains(&item.source));
-    let mut items = Vec::new();
+    let (mut items, mut gone) = (Vec::new(), false);
     for planned in wanted {
-        if !planned.existed {
+        // What an earlier rollback removed was there before it, and comes back.
+        if !planned.existed && !remove_new {
             let text = format!(
-                "{} did not exist before that restore and stays as it is: remove it if it is not wanted",
+                "{} did not exist before that restore and stays as it is; with --remove-new it is saved and removed",
                 planned.place
             );
             invocation.output.warning("rollback.stays", Some(&planned.source), "", &text);
@@ -168,11 +185,20 @@ fn items_of(
             // The safety snapshot holds the tree as it stood in its place.
             *from = path.to_string_lossy().into_owned();
         }
+        if !planned.existed && !place.exists().map_err(Failure::from)? {
+            let text = format!("{} did not exist before that restore, and does not now", planned.place);
+            invocation.output.note("rollback.gone", &text);
+            gone = true;
+            continue;
+        }
         let (source, safety_source) = (planned.safety_source.clone(), planned.safety_source.clone());
-        items.push(Item { source, safety_source, place });
+        items.push(Item { source, safety_source, place, empties: !planned.existed });
     }
     if items.is_empty() {
-        let message = "The safety snapshot holds nothing of what is to be rolled back";
+        let message = match gone {
+            true => "There is nothing to roll back: what the last restore made is gone already",
+            false => "The safety snapshot holds nothing of what is to be rolled back",
+        };
         return Err(Failure::new(ExitCode::SnapshotNotFound, "source.not_found", message));
     }
     Ok(items)

@@ -72,13 +72,19 @@ impl Check {
 pub fn check(context: &Context<'_>, request: &Request<'_>) -> Result<Vec<Check>, Trouble> {
     let mut checks = Vec::new();
     let mut sources = Vec::new();
-    for item in &request.items {
+    let (emptied, filled): (Vec<&Item>, Vec<&Item>) = request.items.iter().partition(|item| item.empties);
+    for item in filled {
         match source_of(request, item) {
             Ok(source) => sources.push((item, source)),
             Err(check) => checks.push(check),
         }
     }
-    checks.push(data(context, request, &sources)?);
+    if emptied.len() < request.items.len() {
+        checks.push(data(context, request, &sources)?);
+    }
+    for item in emptied {
+        removable(context, request, &item.place, &mut checks);
+    }
     for (item, source) in &sources {
         context.cancel.check()?;
         match &item.place {
@@ -165,7 +171,8 @@ fn postgres(
     let contents = contents(context, source)?;
     let facts = contents.facts();
     let needs = Needs {
-        server_version: source.server_version.as_deref(),
+        // An archive that was imported says it in its header alone.
+        server_version: source.server_version.as_deref().or(Some(contents.versions().0)),
         roles: facts.owners.union(&facts.grantees).cloned().collect(),
         extensions: facts.extensions.clone(),
         tablespaces: facts.tablespaces.iter().cloned().collect(),
@@ -193,6 +200,25 @@ fn postgres(
         checks.push(Check::new(Concern::Need, subject, Ok(text)));
     }
     Ok(())
+}
+
+/// What is to be removed without anything in its stead.
+fn removable(context: &Context<'_>, request: &Request<'_>, place: &Place, checks: &mut Vec<Check>) {
+    match place {
+        Place::Postgres { connection, .. } => {
+            let subject = connection.without_password();
+            match PostgresReplacement::examine(connection, &Needs::default()) {
+                Ok(found) => {
+                    let problems = found.problems.into_iter();
+                    checks.extend(problems.map(|problem| Check::new(Concern::Need, subject.clone(), Err(problem))));
+                    checks.push(Check::new(Concern::Reach, subject, Ok("will be removed".to_owned())));
+                }
+                Err(error) => checks.push(Check::new(Concern::Reach, subject, Err(error.to_string()))),
+            }
+        }
+        Place::Sqlite { path } => sqlite(path, request.service, checks),
+        Place::Tree { path, .. } => tree_place(context, path, checks),
+    }
 }
 
 /// The table of contents of the dump; empty for a dump that cannot be read.
@@ -245,19 +271,8 @@ fn tree(
     from: &str,
     checks: &mut Vec<Check>,
 ) -> Result<(), Trouble> {
+    tree_place(context, path, checks);
     let subject = path.display().to_string();
-    checks.push(folder_of(path));
-    // No act has this id: nothing is made, the place is only looked at.
-    let movable = TreeReplacement::new(path, &ActId([0; 16]).hex()).and_then(|tree| tree.check_movable());
-    if let Err(error) = movable {
-        checks.push(Check::new(Concern::Need, subject.clone(), Err(error.to_string())));
-    }
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let inside = context.surroundings.own_folders().into_iter().find(|own| real(own).starts_with(real(path)));
-    if let Some(own) = inside {
-        let text = format!("{} lies in it and would move away with it: restore a path beside it", own.display());
-        checks.push(Check::new(Concern::Need, subject.clone(), Err(text)));
-    }
     match staged::tree_bytes(context.reading, request.snapshot, source, from.as_bytes(), context.cancel) {
         Ok(_) if is_link(context, source, from)? => {
             let text = format!("{from} was a link when it was saved, and what it led to cannot be told");
@@ -270,6 +285,23 @@ fn tree(
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// The tree that makes place.
+fn tree_place(context: &Context<'_>, path: &Path, checks: &mut Vec<Check>) {
+    let subject = path.display().to_string();
+    checks.push(folder_of(path));
+    // No act has this id: nothing is made, the place is only looked at.
+    let movable = TreeReplacement::new(path, &ActId([0; 16]).hex()).and_then(|tree| tree.check_movable());
+    if let Err(error) = movable {
+        checks.push(Check::new(Concern::Need, subject.clone(), Err(error.to_string())));
+    }
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let inside = context.surroundings.own_folders().into_iter().find(|own| real(own).starts_with(real(path)));
+    if let Some(own) = inside {
+        let text = format!("{} lies in it and would move away with it: restore a path beside it", own.display());
+        checks.push(Check::new(Concern::Need, subject, Err(text)));
+    }
 }
 
 /// True when the snapshot has a symbolic link at a path.

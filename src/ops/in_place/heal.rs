@@ -101,7 +101,7 @@ fn mend(context: &Context<'_>, story: &Story, standing: Standing, direction: Dir
             .place(planned)
             .map_err(|reason| unreachable(Trouble::Unreachable { place: planned.place.clone(), reason }))?;
         let (source, safety_source) = (planned.source.clone(), planned.safety_source.clone());
-        items.push(Item { source, safety_source, place });
+        items.push(Item { source, safety_source, place, empties: planned.empties });
     }
     let mut run = Run::of(context, act, last.plan, items, last.safety, reached)?;
     match last.state {
@@ -131,7 +131,7 @@ pub fn places_now(context: &Context<'_>, story: &Story) -> Vec<String> {
     let mut lines = Vec::new();
     for planned in &standing.last.plan.items {
         let place = context.surroundings.place(planned);
-        let line = match place.map(|place| place.replacement(story.id, planned.existed)) {
+        let line = match place.map(|place| place.replacement(story.id, planned)) {
             Ok(Ok(replacement)) => where_is(&replacement, planned),
             Ok(Err(error)) => format!("{}: cannot be looked at ({error})", planned.place),
             Err(reason) => format!("{}: cannot be reached ({reason})", planned.place),
@@ -146,6 +146,10 @@ pub(super) fn where_is(replacement: &Replacement, planned: &PlannedItem) -> Stri
     let steps = replacement.steps();
     let names = steps.names();
     match steps.state() {
+        Ok(State::Untouched | State::Staged) if planned.empties => format!("{}: what is to go is there", planned.place),
+        Ok(State::Swapped) if planned.empties => {
+            format!("{}: nothing is there, what was there is {}", planned.place, names.old)
+        }
         Ok(State::Untouched) => format!("{}: what was there before is in its place", planned.place),
         Ok(State::Staged) => {
             format!("{}: what was there before is in its place, the new is {}", planned.place, names.new)

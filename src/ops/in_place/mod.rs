@@ -76,6 +76,8 @@ pub struct Item {
     pub safety_source: String,
     /// Where it goes.
     pub place: Place,
+    /// Nothing goes there: what is there now is saved and removed.
+    pub empties: bool,
 }
 
 /// What is to be put back, and how.
@@ -175,6 +177,8 @@ pub struct Outcome {
     pub snapshot: SnapshotId,
     /// Where, for people.
     pub places: Vec<(String, String)>,
+    /// Places that are empty now, for people.
+    pub removed: Vec<String>,
     /// The snapshot of what was there before.
     pub safety: Option<SnapshotId>,
     /// When that was saved, nanoseconds since 1970 UTC; not known of a run that another process began.

@@ -1,6 +1,6 @@
 //! What stands in the places of a restore, and how the new is made beside it.
 
-use super::{Context, Place, Trouble};
+use super::{Context, Place, PlannedItem, Trouble};
 use crate::domain::id::ActId;
 use crate::domain::snapshot::{Snapshot, SourceRecord};
 use crate::ops::observer::Event;
@@ -10,6 +10,7 @@ use crate::ops::restore::{self, staged};
 use crate::source::postgres::client::ClientSearch;
 use crate::target::files::Options as AttributeOptions;
 use crate::target::replace::carry::carry;
+use crate::target::replace::emptied::Emptying;
 use crate::target::replace::postgres::{Dumped, PostgresReplacement};
 use crate::target::replace::sqlite::SqliteReplacement;
 use crate::target::replace::tree::TreeReplacement;
@@ -21,6 +22,8 @@ pub(super) enum Replacement {
     Postgres(PostgresReplacement),
     Sqlite(SqliteReplacement),
     Tree(TreeReplacement),
+    /// Nothing takes the place of what is there.
+    Emptying(Emptying),
 }
 
 impl Replacement {
@@ -29,6 +32,7 @@ impl Replacement {
             Self::Postgres(replacement) => replacement,
             Self::Sqlite(replacement) => replacement,
             Self::Tree(replacement) => replacement,
+            Self::Emptying(emptying) => emptying,
         }
     }
 }
@@ -74,8 +78,18 @@ impl Place {
     }
 
     /// The replacement of this place by an act.
-    pub(super) fn replacement(&self, act: ActId, existed: bool) -> Result<Replacement, replace::Error> {
+    pub(super) fn replacement(&self, act: ActId, planned: &PlannedItem) -> Result<Replacement, replace::Error> {
         let act = act.hex();
+        if planned.empties {
+            return Ok(Replacement::Emptying(match self {
+                Self::Postgres { connection, .. } => {
+                    Emptying::Postgres(PostgresReplacement::new((**connection).clone(), &act, false))
+                }
+                Self::Sqlite { path } => Emptying::Sqlite(SqliteReplacement::new(path, &act)?),
+                Self::Tree { path, .. } => Emptying::Tree(TreeReplacement::new(path, &act)?),
+            }));
+        }
+        let existed = planned.existed;
         Ok(match self {
             Self::Postgres { connection, .. } => {
                 Replacement::Postgres(PostgresReplacement::new((**connection).clone(), &act, existed))

@@ -104,6 +104,9 @@ pub struct PlannedItem {
     pub from: Option<String>,
     /// Something was there when the act began.
     pub existed: bool,
+    /// Nothing is put there, and what is there goes: before an earlier restore the place was empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empties: bool,
 }
 
 /// Everything that a restore in place decided before it touched anything.
@@ -213,6 +216,7 @@ mod tests {
             reach: "dbname=app host=h".to_owned(),
             from: None,
             existed: true,
+            empties: false,
         };
         let plan = Plan {
             purpose: Purpose::Restore,
@@ -238,6 +242,12 @@ mod tests {
             },
         });
         assert_eq!(json, expected);
-        assert_eq!(serde_json::from_value::<Entry>(json).unwrap(), entry);
+        assert_eq!(serde_json::from_value::<Entry>(json.clone()).unwrap(), entry);
+        let mut emptied = entry;
+        emptied.plan.items[0].empties = true;
+        let mut expected = json;
+        expected["plan"]["items"][0]["empties"] = true.into();
+        assert_eq!(serde_json::to_value(&emptied).unwrap(), expected);
+        assert_eq!(serde_json::from_value::<Entry>(expected).unwrap(), emptied);
     }
 }

@@ -60,6 +60,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
             reach: item.place.reach(),
             from,
             existed: item.place.exists().map_err(|error| untouched(error.into()))?,
+            empties: item.empties,
         });
     }
     Ok(Plan {
@@ -117,7 +118,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self, Error> {
         let id = act.id();
         let replacements: Result<Vec<_>, _> =
-            items.iter().zip(&plan.items).map(|(item, p)| item.place.replacement(id, p.existed)).collect();
+            items.iter().zip(&plan.items).map(|(item, p)| item.place.replacement(id, p)).collect();
         let (replacements, failed) = match replacements {
             Ok(replacements) => (replacements, None),
             Err(error) => (Vec::new(), Some(error)),
@@ -238,6 +239,10 @@ impl<'a> Run<'a> {
         let Some(snapshot) = &self.snapshot else { return Err(Trouble::Interrupted) };
         for (item, replacement) in self.items.iter().zip(&self.replacements) {
             self.context.cancel.check()?;
+            if let Replacement::Emptying(emptying) = replacement {
+                emptying.begin()?;
+                continue;
+            }
             let missing = || RepoError::Missing { what: format!("Source {} of the snapshot", item.source) };
             let source = snapshot.source(&item.source).ok_or_else(missing)?;
             stage(self.context, snapshot, source, &item.place, replacement)?;
@@ -292,9 +297,11 @@ impl<'a> Run<'a> {
                 )),
             }
         }
-        let places = self.plan.items.iter().map(|item| (item.source.clone(), item.place.clone())).collect();
+        let (emptied, filled): (Vec<_>, Vec<_>) = self.plan.items.iter().partition(|item| item.empties);
+        let places = filled.into_iter().map(|item| (item.source.clone(), item.place.clone())).collect();
+        let removed = emptied.into_iter().map(|item| item.place.clone()).collect();
         let (safety, safety_ns) = (self.safety, self.safety_ns);
-        Ok(Outcome { act: self.id, snapshot: self.plan.snapshot, places, safety, safety_ns, left })
+        Ok(Outcome { act: self.id, snapshot: self.plan.snapshot, places, removed, safety, safety_ns, left })
     }
 
     /// Puts back what was there, whatever has been reached.

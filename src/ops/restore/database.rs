@@ -12,6 +12,8 @@ use crate::source::SourceError;
 use crate::source::original::Content;
 use crate::source::postgres::client::{self, ClientSearch, ClientTools};
 use crate::source::postgres::connect::Connection;
+use crate::source::postgres::dump_format::CustomArchive;
+use crate::source::postgres::dump_watch::{HeaderText, Watch};
 use crate::source::postgres::server;
 use crate::source::process::Processes;
 use crate::target::database::{self, TargetError};
@@ -23,6 +25,9 @@ use std::path::Path;
 
 /// Databases that every server has, to ask it for its version.
 const ALWAYS_THERE: [&str; 2] = ["postgres", "template1"];
+
+/// Longest version that is kept.
+const VERSION_BYTES_MAX: usize = 256;
 
 /// What a database restore ended with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -148,6 +153,7 @@ pub fn to_postgres(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<DatabaseReport, Error> {
+    require_new_enough(reading, source, means.connection)?;
     let options = RestoreOptions::default();
     let create = |tools: &ClientTools| {
         PostgresRestore::create(means.processes, tools, means.connection, format_of(source), options)
@@ -174,6 +180,45 @@ pub fn fill_postgres(
         PostgresRestore::fill(means.processes, tools, means.connection, format_of(source), options)
     };
     through(reading, snapshot, source, means, fill, watch, observer, cancel)
+}
+
+/// Refuses a server that is older than the one that was dumped: it would not know what the newer one knew, and say so in
+/// the middle.
+fn require_new_enough(reading: &Reading, source: &SourceRecord, connection: &Connection) -> Result<(), Error> {
+    let dump = match &source.server_version {
+        Some(version) => version.clone(),
+        None => header_version(reading, source)?,
+    };
+    let digits: String = dump.chars().take_while(char::is_ascii_digit).collect();
+    let Ok(needed) = digits.parse::<u32>() else { return Ok(()) };
+    let server = server_major(connection).map_err(TargetError::Client)?;
+    if server >= needed {
+        return Ok(());
+    }
+    let target = connection.without_password();
+    Err(TargetError::OlderServer { target, server, dump }.into())
+}
+
+/// The version of the server that an archive was made of, as its header has it; empty for what is no archive.
+fn header_version(reading: &Reading, source: &SourceRecord) -> Result<String, Error> {
+    struct Header(String);
+    impl Watch for Header {
+        fn header(&mut self, text: HeaderText, piece: &[u8]) {
+            if text == HeaderText::ServerVersion && self.0.len() < VERSION_BYTES_MAX {
+                self.0.push_str(&String::from_utf8_lossy(piece));
+            }
+        }
+    }
+    let mut archive = CustomArchive::watched(Header(String::new()));
+    // The header is within the first piece.
+    let copied = reading.copy_stream(data_stream(source)?, |bytes| {
+        archive.feed(bytes);
+        Err(())
+    });
+    match copied {
+        Ok(()) | Err(CopyError::Sink(())) => Ok(archive.watch().0.clone()),
+        Err(CopyError::Repository(error)) => Err(error.into()),
+    }
 }
 
 /// The client programs that restore into the connection's server, and dump it.

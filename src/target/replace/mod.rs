@@ -17,6 +17,7 @@
 
 mod beside;
 pub mod carry;
+pub mod emptied;
 pub mod postgres;
 mod postgres_properties;
 pub(in crate::target) mod removal;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use postgres::error::SqlState;
 use postgres::{Client, Transaction};
 
+use super::emptied::Emptied;
 pub use super::postgres_properties::Dumped;
 use super::postgres_properties::Properties;
 use super::{Error, Names, Replace, State};
@@ -392,9 +393,7 @@ impl Replace for PostgresReplacement {
                 client.batch_execute(&statement).map_err(|error| refused("rename database", live, &error))
             }
             (true, _, false) if there.live_open => Ok(()),
-            (true, _, false) => client
-                .batch_execute(&format!("alter database {} allow_connections true", quoted(live)))
-                .map_err(|error| refused("open", live, &error)),
+            (true, _, false) => self.open(&mut client),
             (false, _, false) if !self.existed => Ok(()),
             _ => Err(self.unexpected(there)),
         }
@@ -423,7 +422,28 @@ impl Replace for PostgresReplacement {
     }
 }
 
+impl Emptied for PostgresReplacement {
+    /// The names say it all.
+    fn begin_emptying(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn end_emptying(&self) -> Result<(), Error> {
+        let mut client = self.session()?;
+        let there = self.there(&mut client)?;
+        if there.live && !there.live_open { self.open(&mut client) } else { Ok(()) }
+    }
+}
+
 impl PostgresReplacement {
+    /// Lets sessions into the database again.
+    fn open(&self, client: &mut Client) -> Result<(), Error> {
+        let live = self.place.database();
+        client
+            .batch_execute(&format!("alter database {} allow_connections true", quoted(live)))
+            .map_err(|error| refused("open", live, &error))
+    }
+
     fn in_use(&self, what: &str, there: There) -> Error {
         Error::InUse {
             place: self.place.without_password(),

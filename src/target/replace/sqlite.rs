@@ -15,6 +15,7 @@
 //! for the old one.
 
 use super::beside::{Beside, Role};
+use super::emptied::Emptied;
 use super::{Error, Names, Replace, State, require_new_beside, require_old_beside};
 use crate::domain::id::Digest;
 use crate::domain::snapshot::TableRows;
@@ -275,6 +276,24 @@ impl Replace for SqliteReplacement {
 
     fn names(&self) -> Names {
         self.beside.names()
+    }
+}
+
+impl Emptied for SqliteReplacement {
+    fn begin_emptying(&self) -> Result<(), Error> {
+        match self.shape()? {
+            Shape::Swapped => Ok(()),
+            Shape::Untouched => {
+                self.beside.mark(Role::Nothing, "nothing-was-here")?;
+                self.beside.sync()
+            }
+            _ => Err(self.beside.unexpected(&[(Role::New, true)])),
+        }
+    }
+
+    fn end_emptying(&self) -> Result<(), Error> {
+        self.beside.unmark(Role::Nothing)?;
+        self.beside.sync()
     }
 }
 

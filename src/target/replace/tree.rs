@@ -5,6 +5,7 @@
 //! of the two is the new one, by its inode. Elsewhere there are two renames, and the middle between them is recognised.
 
 use super::beside::{Beside, Role};
+use super::emptied::Emptied;
 use super::removal::remove;
 use super::{Error, Names, Replace, State, require_new_beside, require_old_beside};
 use rustix::fd::OwnedFd;
@@ -322,5 +323,24 @@ impl Replace for TreeReplacement {
 
     fn names(&self) -> Names {
         self.beside.names()
+    }
+}
+
+impl Emptied for TreeReplacement {
+    fn begin_emptying(&self) -> Result<(), Error> {
+        match self.shape()? {
+            Shape::Swapped => Ok(()),
+            Shape::Untouched => {
+                self.check_movable()?;
+                self.beside.mark(Role::Nothing, "nothing-was-here")?;
+                self.beside.sync()
+            }
+            _ => Err(self.beside.unexpected(&[(Role::New, true)])),
+        }
+    }
+
+    fn end_emptying(&self) -> Result<(), Error> {
+        self.beside.unmark(Role::Nothing)?;
+        self.beside.sync()
     }
 }

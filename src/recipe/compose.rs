@@ -29,6 +29,7 @@ pub fn compose(upper: &[Run], lower: &[Run]) -> Result<Vec<Run>, u64> {
     let mut out = Vec::with_capacity(upper.len() + lower.len().min(upper.len() * 4));
     // where the last copy ended, and where the one before a jump did: rows that moved lead away and back again
     let (mut at, mut left) = (0usize, 0usize);
+    let mut places = Places::default();
     for run in upper {
         if run.space != PARENT {
             push(&mut out, run.dst, run.space, run.src, u64::from(run.len));
@@ -37,7 +38,7 @@ pub fn compose(upper: &[Run], lower: &[Run]) -> Result<Vec<Run>, u64> {
         let (start, end) = (run.src, run.src_end());
         if !is_near(lower, at, start) {
             let back = std::mem::replace(&mut left, at);
-            at = if is_near(lower, back, start) { back } else { seek(lower, at, start) };
+            at = if is_near(lower, back, start) { back } else { places.seek(lower, at, start) };
         }
         at = skip_before(lower, at, start);
         let Some(first) = lower.get(at).filter(|l| l.dst <= start) else { return Err(start) };
@@ -92,6 +93,50 @@ fn length(part: u64) -> u32 {
 /// Whether a few steps from `hint` lead to the run that holds `pos`.
 fn is_near(runs: &[Run], hint: usize, pos: u64) -> bool {
     runs.get(hint).is_some_and(|r| r.dst <= pos) && runs.get(hint + 4).is_none_or(|r| r.dst > pos)
+}
+
+/// Finds runs far from the last one. A search in many runs costs a cache miss for each of its steps, so after some of
+/// them the stream is cut into equal parts, and where the runs of each begin is written down.
+#[derive(Default)]
+struct Places {
+    seeks: usize,
+    /// Length of a part as a power of two.
+    shift: u32,
+    /// For each part, the first run that ends after its beginning.
+    starts: Vec<u32>,
+}
+
+impl Places {
+    /// Runs for each search before which the parts are not worth their making.
+    const RUNS_PER_SEEK: usize = 32;
+
+    /// Index of the first run that ends after `pos`.
+    fn seek(&mut self, runs: &[Run], hint: usize, pos: u64) -> usize {
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return 0 };
+        self.seeks += 1;
+        if self.starts.is_empty() {
+            if self.seeks * Self::RUNS_PER_SEEK < runs.len() {
+                return seek(runs, hint, pos);
+            }
+            self.note(runs, first.dst, last.dst_end());
+        }
+        let part = usize::try_from(pos.saturating_sub(first.dst) >> self.shift).unwrap_or(usize::MAX);
+        let Some(&low) = self.starts.get(part) else { return runs.len() };
+        let high = self.starts.get(part + 1).map_or(runs.len(), |&next| next as usize + 1).min(runs.len());
+        let low = low as usize;
+        low + runs.get(low..high).map_or(0, |near| near.partition_point(|r| r.dst_end() <= pos))
+    }
+
+    fn note(&mut self, runs: &[Run], start: u64, end: u64) {
+        let parts = (runs.len() as u64).max(1);
+        self.shift = (end - start).div_ceil(parts).max(1).next_power_of_two().ilog2();
+        self.starts.reserve_exact(usize::try_from((end - start) >> self.shift).unwrap_or(0) + 1);
+        for (run, n) in runs.iter().zip(0u32..) {
+            while start + ((self.starts.len() as u64) << self.shift) < run.dst_end() {
+                self.starts.push(n);
+            }
+        }
+    }
 }
 
 /// Index of the first run that ends after `pos`, looked for near `hint` first: parents are mostly copied in order, and
@@ -242,6 +287,26 @@ mod tests {
             prop_assert_eq!(expand(&flat), truth[lo as usize..hi as usize].to_vec());
             prop_assert!(flat.iter().all(|r| r.space != PARENT));
         }
+    }
+
+    #[test]
+    fn places_are_found_in_any_order() {
+        // runs of very different lengths, with holes
+        let (mut runs, mut at) = (Vec::new(), 1000u64);
+        for n in 0..500u64 {
+            let len = if n % 97 == 0 { 100_000 } else { 1 + n % 7 };
+            at += n % 3;
+            runs.push(Run { dst: at, src: n << 20, len: u32::try_from(len).unwrap(), space: 1 });
+            at += len;
+        }
+        let mut places = Places::default();
+        for n in 0..20_000u64 {
+            let pos = 1000 + n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (at - 1000);
+            assert_eq!(places.seek(&runs, 0, pos), runs.partition_point(|r| r.dst_end() <= pos), "{pos}");
+        }
+        assert!(!places.starts.is_empty());
+        assert_eq!(places.seek(&runs, 0, at), runs.len());
+        assert_eq!(places.seek(&runs, 0, u64::MAX), runs.len());
     }
 
     #[test]

@@ -69,6 +69,12 @@ impl Late {
         self.used.push((src, src + len));
     }
 
+    /// Takes bytes that the parent has at `src` and that are to be stored again all the same.
+    pub fn again(&mut self, src: u64, bytes: &[u8]) {
+        self.wait(bytes);
+        self.used.push((src, src + bytes.len() as u64));
+    }
+
     /// Takes bytes that were not found.
     pub fn new_bytes(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
@@ -78,12 +84,16 @@ impl Late {
             self.table = vec![0; 1 << TABLE_BITS];
         }
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
+        self.wait(bytes);
         for at in (0..(bytes.len() + 1).saturating_sub(WORD_BYTES)).step_by(STRIDE) {
             if let Some(entry) = self.table.get_mut(hash16(bytes, at, TABLE_BITS)) {
                 *entry = u32::try_from(start + at + 1).unwrap_or(0);
             }
         }
+    }
+
+    fn wait(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
         self.pieces.push(Waiting::New { len: bytes.len() });
         self.ends.push(self.bytes.len());
     }

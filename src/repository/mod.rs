@@ -26,6 +26,7 @@ mod proved_put;
 pub mod reading;
 pub mod record_merge;
 pub mod rewrite;
+pub mod segment_use;
 pub mod session;
 pub mod snapshots;
 pub mod stream_reader;

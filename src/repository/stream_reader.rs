@@ -42,6 +42,9 @@ struct Level {
     spaces: Vec<u32>,
 }
 
+/// Who else wants to see the runs that are read.
+type Each<'a, 'b> = Option<&'a mut (dyn FnMut(Run) + 'b)>;
+
 /// A decoded slice and when it was last used.
 type CachedSlice = (Arc<Vec<Run>>, u64);
 
@@ -330,11 +333,7 @@ impl StreamReader {
         while at < end {
             let (to, runs) = self.window_at(index, packs, at)?;
             let stop = end.min(to);
-            let first = runs.partition_point(|r| r.dst_end() <= at);
-            let mut part = Vec::new();
-            let last = first + runs.get(first..).map_or(0, |rest| rest.partition_point(|r| r.dst < stop));
-            clip(runs.get(first..last).unwrap_or_default(), &[(at, stop)], &mut part);
-            part.into_iter().for_each(&mut each);
+            cut(&runs, at, stop).into_iter().for_each(&mut each);
             at = stop;
         }
         Ok(())
@@ -352,6 +351,35 @@ impl StreamReader {
         end: u64,
         out: &mut Vec<u8>,
     ) -> Result<()> {
+        self.read_newest(index, packs, start, end, out, None)
+    }
+
+    /// Like [`Self::read`], and hands every run of the flat recipe, cut to the range, to `each`. When a prune replaces
+    /// packs meanwhile, some runs come again.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_runs(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        start: u64,
+        end: u64,
+        out: &mut Vec<u8>,
+        each: &mut dyn FnMut(Run),
+    ) -> Result<()> {
+        self.read_newest(index, packs, start, end, out, Some(each))
+    }
+
+    fn read_newest(
+        &mut self,
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        start: u64,
+        end: u64,
+        out: &mut Vec<u8>,
+        mut each: Each<'_, '_>,
+    ) -> Result<()> {
         if start > end || end > self.plain_bytes() {
             return Err(RepoError::Missing {
                 what: format!("bytes {start} to {end} of version {}", self.head().version),
@@ -365,7 +393,7 @@ impl StreamReader {
                 *self = Self::open(index, packs, self.head().version)?;
                 continue;
             }
-            match self.read_in(current, packs, start, end, out) {
+            match self.read_in(current, packs, start, end, out, each.as_deref_mut()) {
                 Err(RepoError::PackGone { pack }) => {
                     out.truncate(before);
                     packs.reload(index, pack)?;
@@ -382,12 +410,16 @@ impl StreamReader {
         start: u64,
         end: u64,
         out: &mut Vec<u8>,
+        mut each: Each<'_, '_>,
     ) -> Result<()> {
         let mut at = start;
         while at < end {
             let (to, runs) = self.window_at(index, packs, at)?;
             let stop = end.min(to);
             self.gather(index, packs, &runs, at, stop, out)?;
+            if let Some(each) = &mut each {
+                cut(&runs, at, stop).into_iter().for_each(each);
+            }
             at = stop;
         }
         Ok(())
@@ -440,6 +472,15 @@ impl StreamReader {
         }
         Ok(())
     }
+}
+
+/// The runs of `[start, end)`, cut to it.
+fn cut(runs: &[Run], start: u64, end: u64) -> Vec<Run> {
+    let first = runs.partition_point(|r| r.dst_end() <= start);
+    let last = first + runs.get(first..).map_or(0, |rest| rest.partition_point(|r| r.dst < end));
+    let mut part = Vec::new();
+    clip(runs.get(first..last).unwrap_or_default(), &[(start, end)], &mut part);
+    part
 }
 
 /// The two segments last used of each literal space: runs of one space follow each other in it, but where one segment

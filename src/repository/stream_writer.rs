@@ -9,9 +9,12 @@ mod literals;
 mod matching;
 mod parent;
 mod record;
+mod stored_again;
 
 use self::literals::SegmentBuffer;
 use self::parent::{Parent, ParentWindow};
+pub use self::stored_again::AgainSettings;
+use self::stored_again::StoredAgain;
 use super::error::{RepoError, Result};
 use super::session::BackupSession;
 use super::stream_reader::StreamReader;
@@ -35,7 +38,7 @@ const BULK_RUN_BYTES: usize = 64 << 10;
 /// A window with more unmatched bytes than one part in this sends the writer looking for its place again.
 const LOST_SHARE: usize = 4;
 /// Records below a version before a full recipe is written, unless the settings say otherwise.
-pub const FULL_RECIPE_DEPTH: u32 = 55;
+pub const FULL_RECIPE_DEPTH: u32 = 83;
 /// A full recipe is also due when the chain's stored bytes exceed this many bytes for each run of the flat recipe.
 const CHAIN_BYTES_PER_RUN: u64 = 24;
 /// Bytes of a chain below which no full recipe is written for its length alone.
@@ -71,6 +74,8 @@ pub struct StreamSettings {
     pub chunked: bool,
     /// New bytes wait until the parent was read further, for rows that moved far towards the beginning.
     pub late_matches: bool,
+    /// What lies in segments that are little used is stored again now and then.
+    pub stored_again: Option<AgainSettings>,
     /// The matcher's parameters.
     pub matching: MatchSettings,
     /// Hash the stream as a whole; off for file contents, which are proved file by file.
@@ -92,6 +97,7 @@ impl StreamSettings {
             thorough_level: 3,
             chunked: true,
             late_matches: true,
+            stored_again: Some(AgainSettings::default()),
             matching: MatchSettings::default(),
             hash_stream: true,
             full_recipe_depth: FULL_RECIPE_DEPTH,
@@ -108,6 +114,7 @@ impl StreamSettings {
             thorough_level: 8,
             matching,
             late_matches: false,
+            stored_again: None,
             hash_stream: false,
             ..Self::data()
         }
@@ -115,7 +122,14 @@ impl StreamSettings {
 
     /// For tree streams, which are small and needed for everything else.
     pub fn tree() -> Self {
-        Self { second_copy: true, bulk_segment_bytes: 256 << 10, bulk_level: 6, late_matches: false, ..Self::data() }
+        Self {
+            second_copy: true,
+            bulk_segment_bytes: 256 << 10,
+            bulk_level: 6,
+            late_matches: false,
+            stored_again: None,
+            ..Self::data()
+        }
     }
 
     /// For the identities of files: as good as random, four bytes each, and nothing is lost with them, so they are
@@ -129,6 +143,7 @@ impl StreamSettings {
             bulk_level: 1,
             chunked: false,
             late_matches: false,
+            stored_again: None,
             ..Self::data()
         }
     }
@@ -233,7 +248,13 @@ impl StreamWriter {
         let chain_limit = (head.flat_runs.saturating_mul(CHAIN_BYTES_PER_RUN)).max(CHAIN_BYTES_FREE);
         self.full = head.depth >= self.settings.full_recipe_depth || head.chain_bytes > chain_limit;
         self.slice_start.parent_bytes = if self.full { 0 } else { reader.plain_bytes() };
-        self.parent = Some(Parent { reader, window: ParentWindow::default(), map: None });
+        let again = match self.settings.stored_again {
+            Some(settings) if self.full || (head.depth + 1).is_multiple_of(settings.every) => {
+                StoredAgain::Due(settings)
+            }
+            _ => StoredAgain::Nothing,
+        };
+        self.parent = Some(Parent { reader, window: ParentWindow::default(), map: None, again });
     }
 
     /// The parent's version, if there is one.

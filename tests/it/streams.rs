@@ -7,7 +7,9 @@ use holdfast::format::seal::{Keys, Suite};
 use holdfast::repository::index_loader;
 use holdfast::repository::reading::Reading;
 use holdfast::repository::session::{BackupSession, SessionStart};
-use holdfast::repository::stream_writer::{FULL_RECIPE_DEPTH, StoredVersion, StreamSettings, StreamWriter};
+use holdfast::repository::stream_writer::{
+    AgainSettings, FULL_RECIPE_DEPTH, StoredVersion, StreamSettings, StreamWriter,
+};
 use holdfast::storage::memory::MemoryStore;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -159,7 +161,10 @@ proptest! {
             for (k, change) in changes.into_iter().enumerate() {
                 apply(&mut bytes, change, seed.wrapping_add((n * 100 + k) as u64));
             }
-            let (stored, _) = repo.put(&bytes, base.map(|b| b.0), &[]);
+            // as if every segment that any byte is missing from were crowded, in half of the cases
+            let often = AgainSettings { every: 1 + u32::from(pick % 3), decoded_percent_max: 0 };
+            let settings = StreamSettings { stored_again: (seed % 2 == 0).then_some(often), ..StreamSettings::data() };
+            let (stored, _) = repo.put_with(&bytes, base.map(|b| b.0), &[], settings);
             all.push((stored.version, bytes));
         }
         for (version, bytes) in &all {
@@ -189,6 +194,49 @@ fn a_long_chain_stays_readable_and_gets_a_full_recipe() {
     for (version, bytes) in kept.iter().step_by(9).chain(kept.last()) {
         assert!(repo.read(*version) == *bytes);
     }
+}
+
+/// Rows that change here and there: decoded bytes of the newest version in percent of its length, the stored bytes of all,
+/// and the bytes of the newest version.
+fn after_many_changes(settings: StreamSettings) -> (u64, u64, Vec<u8>) {
+    const ROW: usize = 200;
+    let repo = Repo::new(11);
+    let random = SeededRandom::new(12);
+    let row = |out: &mut [u8]| {
+        random.fill(out);
+        out.iter_mut().for_each(|b| *b = b'a' + *b % 16);
+    };
+    let mut bytes = vec![0; 15_000 * ROW];
+    bytes.chunks_mut(ROW).for_each(row);
+    let (mut parent, mut stored_bytes) = (None, 0);
+    for _ in 0..41 {
+        let (stored, added) = repo.put_with(&bytes, parent, &[], settings);
+        (parent, stored_bytes) = (Some(stored.version), stored_bytes + added);
+        let rows = bytes.len() / ROW;
+        for _ in 0..rows / 60 {
+            let mut n = [0; 8];
+            random.fill(&mut n);
+            let n = u64::from_le_bytes(n) as usize % rows;
+            row(&mut bytes[n * ROW..(n + 1) * ROW]);
+        }
+    }
+    let newest = parent.expect("a version");
+    let reading = Reading::open(Arc::clone(&repo.store) as Arc<_>, Arc::clone(&repo.keys), None).expect("open");
+    let mut stream = reading.stream(newest).expect("stream");
+    let (mut out, total) = (Vec::new(), stream.plain_bytes());
+    stream.read(&reading.index, &reading.packs, 0, total, &mut out).expect("read");
+    (reading.packs.counters.decoded() * 100 / total, stored_bytes, out)
+}
+
+#[test]
+fn a_long_history_does_not_make_the_newest_version_decode_much_more_than_its_length() {
+    let never = StreamSettings { stored_again: None, ..StreamSettings::data() };
+    let (without, stored_without, expected) = after_many_changes(never);
+    let (with, stored_with, bytes) = after_many_changes(StreamSettings::data());
+    assert!(bytes == expected);
+    assert!(without > 145, "the history is too tame: {without} %");
+    assert!(with <= 130, "{with} % are decoded");
+    assert!(stored_with < stored_without * 3 / 2, "{stored_with} bytes stored, {stored_without} without");
 }
 
 #[test]

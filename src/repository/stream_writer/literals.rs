@@ -1,5 +1,6 @@
 //! What the parent has becomes copies; what it has not is looked up by chunk or becomes literal bytes in segments.
 
+use super::stored_again::{AGAIN_SEGMENT_BYTES, cut_copy};
 use super::{BULK_RUN_BYTES, StreamWriter};
 use crate::domain::id::{ChunkId, VersionId};
 use crate::format::slice::OWN;
@@ -27,7 +28,7 @@ impl StreamWriter {
         for copy in copies {
             self.take_new(session, child.get(at..copy.at).unwrap_or_default())?;
             match self.settings.late_matches {
-                true => self.late.copy(copy.src, copy.len as u64),
+                true => self.take_copy(child, copy),
                 false => self.emit_copy(session, copy.src, copy.len as u64)?,
             }
             at = copy.at + copy.len;
@@ -36,6 +37,17 @@ impl StreamWriter {
         let now = self.matcher.expected();
         self.look_back(now);
         if self.late.is_full() { self.settle(session) } else { Ok(()) }
+    }
+
+    /// A copy waits among the new bytes; those of its bytes that are to be stored again do so as if they were new.
+    fn take_copy(&mut self, child: &[u8], copy: &Copy) {
+        let again = self.parent.as_ref().map_or(&[][..], |p| p.window.again.as_slice());
+        cut_copy(copy.src, copy.len, again, |at, len, again| match again {
+            true => {
+                self.late.again(copy.src + at as u64, child.get(copy.at + at..copy.at + at + len).unwrap_or_default())
+            }
+            false => self.late.copy(copy.src + at as u64, len as u64),
+        });
     }
 
     /// Bytes that were not found in the parent: few wait for late matches, many are stored at once.
@@ -78,7 +90,9 @@ impl StreamWriter {
         }
         if !bytes.is_empty() {
             self.literal(session, bytes, false)?;
-            if self.segment.bytes.len() >= self.settings.small_segment_bytes {
+            let again = self.parent.as_ref().is_some_and(|p| p.again.is_any());
+            let aim = if again { AGAIN_SEGMENT_BYTES } else { 0 }.max(self.settings.small_segment_bytes);
+            if self.segment.bytes.len() >= aim {
                 self.flush_segment(session)?;
             }
         }

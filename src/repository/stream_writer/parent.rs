@@ -1,6 +1,7 @@
 //! The parent of the version being written: a window of its bytes, and a map of all of it when the place is lost.
 
 use super::WINDOW_BYTES;
+use super::stored_again::StoredAgain;
 use crate::recipe::parent_map::ParentMap;
 use crate::repository::error::Result;
 use crate::repository::session::BackupSession;
@@ -11,6 +12,8 @@ use crate::repository::stream_reader::StreamReader;
 pub(super) struct ParentWindow {
     pub(super) start: u64,
     pub(super) bytes: Vec<u8>,
+    /// What of these bytes is to be stored again, sorted.
+    pub(super) again: Vec<(u64, u64)>,
 }
 
 /// The parent of the version being written.
@@ -18,11 +21,13 @@ pub(super) struct Parent {
     pub(super) reader: StreamReader,
     pub(super) window: ParentWindow,
     pub(super) map: Option<ParentMap>,
+    pub(super) again: StoredAgain,
 }
 
 impl Parent {
     /// Brings `[low, high)` of the parent stream into the window.
     pub(super) fn load(&mut self, session: &BackupSession, low: u64, high: u64) -> Result<()> {
+        self.again.prepare(session, &mut self.reader)?;
         let high = high.min(self.reader.plain_bytes());
         let low = low.min(high);
         let end = self.window.start + self.window.bytes.len() as u64;
@@ -32,15 +37,19 @@ impl Parent {
             if drop > WINDOW_BYTES / 2 || high > end {
                 self.window.bytes.drain(..drop);
                 self.window.start = low;
+                self.window.again.retain(|part| part.1 > low);
             }
         } else {
             self.window.bytes.clear();
+            self.window.again.clear();
             self.window.start = low;
         }
         let from = self.window.start + self.window.bytes.len() as u64;
         if high > from {
             self.window.bytes.reserve_exact(usize::try_from(high - from).unwrap_or(0));
-            self.reader.read(&session.index, &session.reader, from, high, &mut self.window.bytes)?;
+            let Self { reader, window, again, .. } = self;
+            let mut note = |run| again.note(&run, &mut window.again);
+            reader.read_runs(&session.index, &session.reader, from, high, &mut window.bytes, &mut note)?;
         }
         Ok(())
     }

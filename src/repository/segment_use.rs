@@ -1,4 +1,4 @@
-//! How much of each segment one version uses, and which segments it would rather not need.
+//! How much of each segment one version uses, and which crowded ones it would rather not need.
 //!
 //! A restore decodes whole segments. As rows change, a version uses less and less of the segments that older versions
 //! left, so more is decoded than given back. A segment that is little used is cheap to leave: its used bytes are stored

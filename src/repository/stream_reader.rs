@@ -24,7 +24,7 @@ const DETOUR_BYTES: u64 = 256 << 10;
 /// Bytes of segments held by a reader beside the shared cache.
 const HELD_BYTES_MAX: usize = 14 << 20;
 /// Decoded runs of slices kept, bytes.
-const SLICES_KEPT_BYTES: usize = 12 << 20;
+const SLICES_KEPT_BYTES: usize = 8 << 20;
 
 impl From<Uncovered> for RepoError {
     fn from(error: Uncovered) -> Self {
@@ -225,6 +225,11 @@ impl StreamReader {
         levels: usize,
     ) -> Result<Vec<Run>> {
         compose::flatten_levels(start, end, levels, |level, cover, runs| self.runs_of(index, packs, level, cover, runs))
+    }
+
+    /// Gives back the memory of decoded segments.
+    pub fn let_go(&mut self) {
+        self.held = HeldSegments::default();
     }
 
     /// The heads of the chain, the version's own first.

@@ -361,6 +361,9 @@ impl StreamWriter {
         self.encode(session, true)?;
         // rows at the parent's end may have moved, too
         self.look_back(u64::MAX);
+        if let Some(parent) = &mut self.parent {
+            parent.let_go();
+        }
         self.settle(session)?;
         let StreamHash { root, leaves, .. } = std::mem::take(&mut self.hasher).finish();
         self.close(session, Proof::Stream { root, leaves })

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Open files kept for range reads.
-const OPEN_FILES_MAX: usize = 32;
+const OPEN_FILES_MAX: usize = 192;
 /// How deep a listing goes below a kind's folder: `packs/ab/ID`, with room to see what does not belong there.
 const LIST_DEPTH_MAX: usize = 4;
 /// End of the names under `tmp/` of runs that are being removed.

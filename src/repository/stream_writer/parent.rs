@@ -54,6 +54,13 @@ impl Parent {
         Ok(())
     }
 
+    /// Gives back the memory of the parent's bytes, once only its recipe is still asked for.
+    pub(super) fn let_go(&mut self) {
+        self.window = ParentWindow::default();
+        self.map = None;
+        self.reader.let_go();
+    }
+
     /// The map of the whole parent, made on first use.
     pub(super) fn map(&mut self, session: &BackupSession) -> Result<&ParentMap> {
         if self.map.is_none() {

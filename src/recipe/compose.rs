@@ -8,8 +8,9 @@
 
 use super::run::{Intervals, PARENT, Run, normalize, push, skip_before};
 
-/// Copies of the parent that lie closer than this are followed as one interval.
-const COVER_GAP_BYTES: u64 = 32 << 10;
+/// Copies of the parent that lie closer than this are followed as one interval. Rows that moved lead everywhere: with
+/// 32 KiB a window of 4 MiB over 83 edits looked at most of the stream, in 15 MB of runs.
+const COVER_GAP_BYTES: u64 = 1 << 10;
 
 /// A record that does not cover the bytes that another one says it has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

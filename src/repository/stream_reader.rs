@@ -24,7 +24,7 @@ const DETOUR_BYTES: u64 = 256 << 10;
 /// Bytes of segments held by a reader beside the shared cache.
 const HELD_BYTES_MAX: usize = 14 << 20;
 /// Decoded runs of slices kept, bytes.
-const SLICES_KEPT_BYTES: usize = 8 << 20;
+const SLICES_KEPT_BYTES: usize = 12 << 20;
 
 impl From<Uncovered> for RepoError {
     fn from(error: Uncovered) -> Self {

@@ -15,9 +15,9 @@ const AGAIN_SHARE: u64 = 8;
 /// Parts of the parent closer than this are stored again with what is between them: a copy costs more than its bytes.
 const GAP_BYTES: u64 = 20;
 
-/// Raw bytes of a segment when bytes are stored again: they are many, used by one version as much as by the next, and take
-/// 5 % less than in segments of 128 KiB.
-pub(super) const AGAIN_SEGMENT_BYTES: usize = 512 << 10;
+/// Raw bytes of a segment when bytes are stored again. Larger ones take less space (512 KiB: 5 %), but a reader needs one
+/// of every version that stored something again at any place of the stream, and cannot keep so many.
+pub(super) const AGAIN_SEGMENT_BYTES: usize = 128 << 10;
 
 /// When and how much is stored again.
 #[derive(Debug, Clone, Copy)]

@@ -71,6 +71,8 @@ impl From<repository::Error> for Failure {
         match &error {
             Error::NoRepository { .. } => of(ExitCode::NoRepository, "repository.none")
                 .hint("run `holdfast init` to make one, or name another place with -r DIR or HOLDFAST_REPOSITORY"),
+            Error::Unfinished { .. } => of(ExitCode::NoRepository, "repository.unfinished")
+                .hint("run `holdfast init` again: nothing is in it, and what the first one wrote is replaced"),
             Error::AlreadyInitialised { .. } => of(ExitCode::Refused, "repository.exists")
                 .hint("use it as it is, or name another directory with -r DIR; nothing was touched"),
             Error::WrongSecret { kind, .. } => of(ExitCode::WrongSecret, "password.wrong")

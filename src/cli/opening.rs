@@ -19,7 +19,7 @@ use crate::repository::reading::Reading;
 use crate::repository::snapshots::LoadedSnapshot;
 use crate::repository::{self, Finding};
 use crate::storage::local::LocalStore;
-use crate::storage::{self, ErrorKind, ReadStore};
+use crate::storage::{ErrorKind, ReadStore};
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::ops::Deref;
@@ -395,19 +395,6 @@ pub(crate) fn announce_listed(invocation: &Invocation, snapshot: &Snapshot) {
     let time = format_local(snapshot.time_ns, &invocation.environment.time_zone);
     let text = format!("chose {} of {time}, series {}", snapshot.id.short(), snapshot.series());
     invocation.output.note("snapshot.chosen", &text);
-}
-
-/// Whether a store holds the beginning of a repository.
-///
-/// # Errors
-/// When it cannot be told.
-pub(crate) fn is_initialised(store: &LocalStore) -> Result<bool, storage::Error> {
-    for copy in [0, 1] {
-        if store.stored_bytes(&storage::ObjectName::config(copy))?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// What writers keep to: the repository's agreement, and the wishes of the settings.

@@ -83,6 +83,12 @@ pub enum Error {
         /// Where it was looked for.
         location: String,
     },
+    /// An `init` has not come to its end here, and nothing has been stored.
+    #[error("There is no repository in {location} yet: an init was interrupted before its end")]
+    Unfinished {
+        /// Where.
+        location: String,
+    },
     /// There is one already.
     #[error("There is a repository in {location} already")]
     AlreadyInitialised {

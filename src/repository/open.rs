@@ -76,10 +76,8 @@ pub fn init<S: WriteStore + ?Sized>(
 ) -> Result<OpenRepository<S>> {
     let location = store.location();
     check_options(options)?;
-    for copy in [0, 1] {
-        if store.stored_bytes(&ObjectName::config(copy))?.is_some() {
-            return Err(Error::AlreadyInitialised { location });
-        }
+    if is_initialised(&*store)? {
+        return Err(Error::AlreadyInitialised { location });
     }
     let config = Config {
         repository: RepositoryId(random.bytes()),
@@ -125,10 +123,31 @@ pub fn init<S: WriteStore + ?Sized>(
     Ok(OpenRepository { store, config, keys: Arc::new(keys), slot, findings: Vec::new() })
 }
 
+/// True where a repository is, be it damaged. What an `init` leaves that died between its two copies of the configuration is none.
+///
+/// # Errors
+/// When the storage cannot tell.
+pub fn is_initialised<S: ReadStore + ?Sized>(store: &S) -> storage::Result<bool> {
+    if store.stored_bytes(&ObjectName::config(0))?.is_some() {
+        return Ok(true);
+    }
+    Ok(store.stored_bytes(&ObjectName::config(1))?.is_some() && !is_unfinished(store))
+}
+
+/// Whether a store without `config` holds nothing but what `init` writes before it. Nobody can have stored anything there, and nobody
+/// may begin to: another `init` makes new keys.
+fn is_unfinished<S: ReadStore + ?Sized>(store: &S) -> bool {
+    let by_init = [ObjectKind::Config, ObjectKind::Key, ObjectKind::Temporary];
+    ObjectKind::ALL.into_iter().filter(|kind| !by_init.contains(kind)).all(|kind| match store.list(kind) {
+        Ok(list) => list.is_empty(),
+        Err(error) => error.kind == ErrorKind::NotFound,
+    })
+}
+
 /// Opens a repository.
 ///
 /// # Errors
-/// [`Error::NoRepository`], [`Error::SecretNeeded`], [`Error::WrongSecret`], [`Error::NotEncrypted`],
+/// [`Error::NoRepository`], [`Error::Unfinished`], [`Error::SecretNeeded`], [`Error::WrongSecret`], [`Error::NotEncrypted`],
 /// [`Error::NewerVersion`], [`Error::Damaged`], [`Error::OutOfMemory`], [`Error::Storage`].
 pub fn open<S: ReadStore + ?Sized>(store: Arc<S>, unlock: Option<&Secret>) -> Result<OpenRepository<S>> {
     let unlocked = unlock_root(&*store, unlock)?;
@@ -234,6 +253,10 @@ pub(super) fn read_config<S: ReadStore + ?Sized>(
                 first_error = first_error.or(Some(error));
             }
         }
+    }
+    let without_first = findings.iter().any(|f| f.object == "config" && f.problem == Problem::Missing);
+    if without_first && missing == 1 && is_unfinished(store) {
+        return Err(Error::Unfinished { location });
     }
     if !whole.is_empty() {
         return Ok(whole);

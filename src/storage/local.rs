@@ -225,6 +225,14 @@ impl Inner {
         self.remove_unlocked(&path)
     }
 
+    /// Makes the names of a folder durable; false when there is no such folder.
+    fn sync_if_there(&self, folder: &str) -> io::Result<bool> {
+        match self.root.sync_folder(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
     /// Removes a folder of parts that belong to nothing any more.
     fn clear_gone(&self, path: &str) -> io::Result<bool> {
         let items = match self.root.items(path) {
@@ -457,20 +465,20 @@ impl DeleteStore for LocalStore {
         let wrap = |error| self.inner.error("delete", name.as_str(), error);
         lock(&self.inner.open_files).retain(|(known, _)| known != name);
         let root = &self.inner.root;
-        if !root.remove_file(name.as_str()).map_err(wrap)? {
-            return Ok(false);
-        }
+        let was_there = root.remove_file(name.as_str()).map_err(wrap)?;
         let (folder, _) = split_name(name.as_str());
         // Durable before anything else is deleted: an index object that came back after a power loss would name packs
-        // that did not.
-        root.sync_folder(folder).map_err(wrap)?;
+        // that did not. Also when it was gone already: who removed it may have died before this.
+        if !self.inner.sync_if_there(folder).map_err(wrap)? {
+            return Ok(was_there);
+        }
         if matches!(name.kind(), Some(ObjectKind::Snapshot | ObjectKind::Fenced)) && folder.contains('/') {
             match root.remove_folder(folder) {
                 Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => return Err(wrap(error)),
                 _ => {}
             }
         }
-        Ok(true)
+        Ok(was_there)
     }
 
     fn remove_run(&self, kind: ObjectKind, id: SnapshotId) -> Result<bool> {
@@ -482,7 +490,11 @@ impl DeleteStore for LocalStore {
         root.create_folder("tmp").map_err(wrap)?;
         match root.rename_new(&folder, &aside) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // who moved it may have died before this was durable
+                self.inner.sync_if_there(kind.folder()).map_err(wrap)?;
+                return Ok(false);
+            }
             Err(error) => return Err(wrap(error)),
         }
         root.sync_folder(kind.folder()).map_err(wrap)?;
@@ -505,7 +517,13 @@ impl DeleteStore for LocalStore {
                     return Ok(Some(to));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // who moved it may have died before both were durable
+                    for path in [to.as_str(), name.as_str()] {
+                        self.inner.sync_if_there(split_name(path).0).map_err(wrap)?;
+                    }
+                    return Ok(None);
+                }
                 Err(error) => return Err(wrap(error)),
             }
         }

@@ -36,6 +36,40 @@ fn init_refuses_what_it_would_damage() {
     assert!(!place.path("new").exists());
 }
 
+/// What an init leaves that died between the two copies of the configuration: no repository, nobody begins to use it, and
+/// the next init makes one in its place, with keys of its own.
+#[test]
+fn an_init_that_was_interrupted_is_begun_anew() {
+    let place = Place::new();
+    place.run_bare(["init", "--new-key-file", "lost"]).good();
+    std::fs::remove_file(place.path("repository/config")).unwrap();
+    place.write("data/a", "1");
+    for verb in
+        [&["snapshots"][..], &["backup", "data"], &["verify"], &["verify", "--stored-only"], &["repair", "snapshots"]]
+    {
+        let ran = place.run(verb);
+        ran.failed(10, "was interrupted");
+        assert!(ran.stderr.contains("run `holdfast init` again"), "{ran:?}");
+    }
+    place.run(["init"]).good();
+    place.backup(["data"]);
+    place.run(["verify", "--read-data"]).good();
+    place.run_bare(["snapshots", "--key-file", "lost"]).failed(12, "key file");
+    // A run that may make the repository does so.
+    let other = Place::new();
+    other.run(["init"]).good();
+    std::fs::remove_file(other.path("repository/config")).unwrap();
+    other.write("data/a", "1");
+    other.backup(["--init", "data"]);
+    other.run(["verify"]).good();
+    // Where something is stored it is a repository that lost a copy: it opens, and init keeps away.
+    std::fs::remove_file(other.path("repository/config")).unwrap();
+    other.run(["init"]).failed(24, "already");
+    assert_eq!(other.run(["snapshots"]).code, 13);
+    other.run(["repair", "snapshots"]).good();
+    other.run(["verify"]).good();
+}
+
 #[test]
 fn dry_run_makes_nothing() {
     let place = Place::new();

@@ -4,9 +4,11 @@
 use crate::dice::Dice;
 use crate::disk::{Call, Death, Image, Machine, Moment, Verdict};
 use crate::repo::{Actor, Content, NORMAL_TIME, Said, Site, Stand, Truth, edit, init, rows, some_parity};
-use holdfast::domain::id::SnapshotId;
+use holdfast::domain::id::{IndexId, SnapshotId};
 use holdfast::format::parity::ParityShare;
 use holdfast::ops::prune::PruneOptions;
+use holdfast::storage::local::LocalStore;
+use holdfast::storage::{DeleteStore, ObjectName, WriteStore};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -358,6 +360,43 @@ fn at_every_step(
     }
     world.truth.check_whole(&world.image).expect("the history without faults");
     failures
+}
+
+/// Who deletes an object and dies before that is durable leaves it to the next one, who finds it gone: what is deleted after it
+/// (packs after index objects) must not be gone alone after a power failure.
+#[test]
+fn a_delete_that_is_repeated_is_durable() {
+    let name = ObjectName::index(IndexId([7; 16]));
+    let machine = Machine::new(Image::default(), 1);
+    init(&machine, 1).expect("a repository");
+    let store = |machine: &Arc<Machine>| {
+        let (_, disk) = machine.process();
+        LocalStore::open_on(std::path::Path::new("/simulated"), disk)
+    };
+    let comes_back = |machine: &Machine| {
+        (0..50).any(|seed| {
+            let mut image = machine.image();
+            image.lose_power(&mut Dice::new(seed));
+            !image.files("index").is_empty()
+        })
+    };
+    for aside in [false, true] {
+        let machine = Machine::new(machine.image(), 2);
+        store(&machine).put_new(&name, b"anything").expect("written");
+        machine.change_image(Image::calm_down);
+        machine.set_faults(Some(Box::new(|m| match m.call {
+            Call::RemoveFile | Call::Rename => Verdict::DieAfter(Death::Kill),
+            _ => Verdict::Go,
+        })));
+        let act = |store: &LocalStore| match aside {
+            false => store.delete(&name),
+            true => store.quarantine(&name).map(|to| to.is_some()),
+        };
+        assert!(act(&store(&machine)).is_err() && machine.has_died() && comes_back(&machine));
+        machine.set_faults(None);
+        assert!(!act(&store(&machine)).expect("it is gone"));
+        assert!(!comes_back(&machine), "{aside}");
+    }
 }
 
 #[test]

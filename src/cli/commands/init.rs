@@ -204,7 +204,7 @@ fn kit_path(invocation: &Invocation, args: &InitArgs) -> Result<Option<PathBuf>,
 /// Refuses a place that holds a repository.
 fn refuse_existing(path: &Path) -> Result<(), Failure> {
     match LocalStore::open(path) {
-        Ok(store) if opening::is_initialised(&store)? => {
+        Ok(store) if open::is_initialised(&store)? => {
             Err(repository::Error::AlreadyInitialised { location: store.location() }.into())
         }
         Err(error) if error.kind != ErrorKind::NotFound => Err(error.into()),

@@ -41,10 +41,12 @@ pub(crate) fn run(invocation: &Invocation, args: &VerifyArgs) -> Result<ExitCode
 
 /// Without opening the repository: no password is asked for, and one that is set is not used.
 fn stored_only(invocation: &Invocation, args: &VerifyArgs) -> Result<ExitCode, Failure> {
-    use repository::Error::{NewerVersion, NoRepository};
+    use repository::Error::{NewerVersion, NoRepository, Unfinished};
     let store = Arc::new(opening::locate(invocation)?);
     // only to tell a damaged repository from none and from a newer one
-    if let Err(error @ (NoRepository { .. } | NewerVersion { .. })) = open::open(Arc::clone(&store), None) {
+    if let Err(error @ (NoRepository { .. } | Unfinished { .. } | NewerVersion { .. })) =
+        open::open(Arc::clone(&store), None)
+    {
         return Err(error.into());
     }
     let report = verify::stored::run_stored(store.as_ref(), invocation.observer(), &invocation.cancel);

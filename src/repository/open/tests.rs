@@ -1,6 +1,7 @@
 //! Tests of init and open: every secret, every damaged byte, every kind of wrong repository.
 
 use super::*;
+use crate::domain::id::{IndexId, PackId};
 use crate::domain::system::{FixedClock, SeededRandom};
 use crate::format::envelope::{Header, ObjectTag, encode_object};
 use crate::storage::local::LocalStore;
@@ -81,7 +82,9 @@ fn init_happens_once_and_with_sense() {
     let before = store.raw_names();
     assert!(matches!(again(&store, &options(Suite::None, &[])), Error::AlreadyInitialised { .. }));
     store.raw_remove("config");
+    store.put_new(&ObjectName::index(IndexId([1; 16])), b"anything").unwrap();
     assert!(matches!(again(&store, &options(Suite::None, &[])), Error::AlreadyInitialised { .. }));
+    store.raw_remove(ObjectName::index(IndexId([1; 16])).as_str());
     assert_eq!(store.raw_names(), before[1..]);
 
     let empty = MemoryStore::new();
@@ -108,6 +111,11 @@ fn nothing_there_and_something_lost_are_told_apart() {
     let secret = Secret::new_key_file(&SeededRandom::new(9));
     let (store, _) = repository(1, Suite::Aes256Gcm, &[&secret]);
     store.raw_remove("config");
+    // as an init leaves it that was interrupted: nobody begins anything here
+    assert!(matches!(try_open(&store, Some(&secret)), Err(Error::Unfinished { .. })));
+    assert!(!is_initialised(&store).unwrap());
+    store.put_new(&ObjectName::pack(PackId([1; 16])), b"anything").unwrap();
+    assert!(is_initialised(&store).unwrap());
     let opened = try_open(&store, Some(&secret)).unwrap();
     assert_eq!(
         opened.findings.iter().map(|f| (f.object.as_str(), f.problem)).collect::<Vec<_>>(),

@@ -56,7 +56,11 @@ pub(super) fn prepare(dir: &Path, root: Arc<dyn Disk>) -> Result<(Arc<dyn Disk>,
     for kind in ObjectKind::ALL.into_iter().filter(|kind| *kind != ObjectKind::Config) {
         root.create_folder(kind.folder()).map_err(wrap)?;
     }
-    // Key slots without any configuration, pack or snapshot open nothing: an interrupted init left them.
+    // What an interrupted init left: the second copy of a configuration that nobody opens (it goes first, durably, because it
+    // says which key slots count), and key slots without any configuration.
+    if root.remove_file(ObjectName::config(1).as_str()).map_err(wrap)? {
+        root.sync_folder(".").map_err(wrap)?;
+    }
     for item in root.items("keys").map_err(wrap)? {
         root.remove_file(&format!("keys/{}", item.name)).map_err(wrap)?;
     }
@@ -76,6 +80,8 @@ fn refuse_contents(dir: &Path, root: &dyn Disk) -> Result<()> {
     };
     for item in root.items(".").map_err(wrap)? {
         match ObjectName::found(item.name.clone()).kind() {
+            // An init that died before `config` leaves its copy. All else must be empty then, as below.
+            Some(ObjectKind::Config) if item.name == ObjectName::config(1).as_str() => {}
             Some(ObjectKind::Config) => return refuse("there is a repository already".to_owned()),
             Some(ObjectKind::Key | ObjectKind::Temporary) if item.kind == Kind::Folder => {}
             Some(_) if item.kind == Kind::Folder && is_empty(root, &item).map_err(wrap)? => {}

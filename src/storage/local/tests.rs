@@ -1,7 +1,7 @@
 //! Tests of the local store on a real file system.
 
 use super::*;
-use crate::domain::id::{IndexId, KeySlotId, PackId};
+use crate::domain::id::{IndexId, KeySlotId, PackId, SnapshotId};
 use crate::domain::system::SeededRandom;
 use crate::storage::conformance;
 use std::fs::File;
@@ -65,10 +65,22 @@ fn creation_refuses_what_is_there_and_touches_nothing() {
     store.put_new(&ObjectName::key(KeySlotId([2; 16]), 0), b"slot").unwrap();
     store.put_new(&ObjectName::config(1), b"config").unwrap();
     drop(store);
+    // So is the second copy of a configuration whose first one was never written, where nothing else is.
+    let store = LocalStore::create(&at).unwrap();
+    assert_eq!((store.list(ObjectKind::Key).unwrap(), store.list(ObjectKind::Config).unwrap()), (vec![], vec![]));
+    store.put_new(&ObjectName::key(KeySlotId([3; 16]), 0), b"slot").unwrap();
+    for copy in [1, 0] {
+        store.put_new(&ObjectName::config(copy), b"config").unwrap();
+    }
+    drop(store);
     assert_eq!(create(), ErrorKind::AlreadyExists);
-    assert_eq!(LocalStore::open(&at).unwrap().list(ObjectKind::Key).unwrap().len(), 1);
-    std::fs::remove_file(at.join("config.copy")).unwrap();
+    std::fs::remove_file(at.join("config")).unwrap();
     let store = LocalStore::open(&at).unwrap();
+    store.put_new(&ObjectName::tombstone(SnapshotId([1; 16])), b"tombstone").unwrap();
+    assert_eq!(create(), ErrorKind::AlreadyExists, "a repository that was in use");
+    assert_eq!(store.list(ObjectKind::Config).unwrap().len(), 1);
+    std::fs::remove_file(at.join("config.copy")).unwrap();
+    std::fs::remove_dir_all(at.join("forgotten")).unwrap();
     store.put_new(&ObjectName::pack(PackId([1; 16])), b"pack").unwrap();
     assert_eq!(create(), ErrorKind::AlreadyExists, "packs without a configuration are a damaged repository");
     assert_eq!(store.list(ObjectKind::Key).unwrap().len(), 1);

@@ -294,26 +294,46 @@ fn remove_planted_names(directory: &std::path::Path) {
     }
 }
 
+/// What is in the target, and how it is to be treated.
+#[derive(Debug, Clone)]
+pub(super) struct Situation {
+    planted: Vec<Planted>,
+    overwrite: Overwrite,
+    delete: bool,
+}
+
+pub(super) fn situations() -> impl Strategy<Value = Situation> {
+    let planted = proptest::collection::vec(planted(), 0..8);
+    (planted, prop::sample::select(EVERY.to_vec()), any::<bool>()).prop_map(|(planted, overwrite, delete)| Situation {
+        planted,
+        overwrite,
+        delete,
+    })
+}
+
+/// One snapshot that was made to do harm, restored into a target in which somebody planted things.
+pub(super) fn restore_existing(mut entries: Vec<Entry>, situation: &Situation) {
+    entries.sort_by(|a, b| crate::format::tree::path_order(&a.path, &b.path));
+    let world = World::new();
+    plant(&world, &situation.planted);
+    let below: &[&[u8]] = if situation.delete { &[b"/"] } else { &[] };
+    let mut restorer = restorer(&world, existing(situation.overwrite, below));
+    for entry in &entries {
+        let _ = restore(&mut restorer, entry, b"bad");
+    }
+    let _ = restorer.settle();
+    remove_planted_names(&world.target());
+    world.assert_outside_is_untouched();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn random_hostile_trees_in_planted_targets_change_nothing_outside(
-        mut entries in proptest::collection::vec(hostile_entries(), 1..14),
-        planted in proptest::collection::vec(planted(), 0..8),
-        overwrite in prop::sample::select(EVERY.to_vec()),
-        delete in any::<bool>(),
+        entries in proptest::collection::vec(hostile_entries(), 1..14),
+        situation in situations(),
     ) {
-        entries.sort_by(|a, b| crate::format::tree::path_order(&a.path, &b.path));
-        let world = World::new();
-        plant(&world, &planted);
-        let below: &[&[u8]] = if delete { &[b"/"] } else { &[] };
-        let mut restorer = restorer(&world, existing(overwrite, below));
-        for entry in &entries {
-            let _ = restore(&mut restorer, entry, b"bad");
-        }
-        let _ = restorer.settle();
-        remove_planted_names(&world.target());
-        world.assert_outside_is_untouched();
+        restore_existing(entries, &situation);
     }
 }

@@ -299,24 +299,29 @@ pub(super) fn hostile_entries() -> impl Strategy<Value = Entry> {
     (paths(), kind, 0u32..0o10000).prop_map(|(path, kind, mode)| Entry { mode, ..entry(&path, kind) })
 }
 
+/// One snapshot that was made to do harm, restored into a new target.
+pub(super) fn restore_new(mut entries: Vec<Entry>, sorted: bool) {
+    if sorted {
+        entries.sort_by(|a, b| crate::format::tree::path_order(&a.path, &b.path));
+    }
+    let world = World::new();
+    let mut restorer = world.restorer();
+    for entry in &entries {
+        // Refused or made: what matters is what happened outside.
+        let _ = put(&mut restorer, entry, b"bad");
+    }
+    let _ = restorer.settle();
+    world.assert_outside_is_untouched();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn random_hostile_trees_change_nothing_outside(
-        mut entries in proptest::collection::vec(hostile_entries(), 1..14),
+        entries in proptest::collection::vec(hostile_entries(), 1..14),
         sorted in prop::bool::weighted(0.8),
     ) {
-        if sorted {
-            entries.sort_by(|a, b| crate::format::tree::path_order(&a.path, &b.path));
-        }
-        let world = World::new();
-        let mut restorer = world.restorer();
-        for entry in &entries {
-            // Refused or made: what matters is what happened outside.
-            let _ = put(&mut restorer, entry, b"bad");
-        }
-        let _ = restorer.settle();
-        world.assert_outside_is_untouched();
+        restore_new(entries, sorted);
     }
 }

@@ -96,5 +96,8 @@ mod existing_tests;
 #[path = "hostile_tests.rs"]
 mod hostile_tests;
 #[cfg(test)]
+#[path = "numbered_tests.rs"]
+mod numbered_tests;
+#[cfg(test)]
 #[path = "round_trip_tests.rs"]
 mod round_trip_tests;

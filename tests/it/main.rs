@@ -31,6 +31,7 @@ mod damage_repair;
 mod fuzz_corpus;
 mod golden;
 mod killed;
+mod lived_in;
 mod log_file;
 mod own_folders;
 mod parity;

@@ -104,19 +104,6 @@ macro_rules! faults {
 }
 
 faults! {
-    finds_ignored_sessions: IgnoreSessions, Rename, 1, 1, [S1, S2];
-    finds_missing_second_mark: NoRemark, Rename, 1, 1, [S1, S2];
-    finds_ripeness_by_one_new_snapshot: AnyOneSnapshot, Rename, 2, 1, [S1, S2];
-    finds_snapshots_listed_before_sessions: SnapshotsBeforeSessions, Rename, 1, 1, [S1, S2];
-    finds_index_loaded_before_condemned: IndexBeforeCondemned, Rename, 1, 1, [S1, S2];
-    finds_reused_pack_names: ReusedNames, Rename, 1, 2, [S3];
-    finds_trust_in_condemned_copies: TrustCondemnedCopies, Rename, 1, 2, [S1, S2, S4];
-    finds_missing_fence_check: NoFenceCheck, Conditional, 1, 1, [S1, S2];
-    finds_missing_second_fence_check: NoSecondFenceCheck, Plain, 1, 1, [S2];
-    finds_session_dropped_early: SessionDroppedEarly, Conditional, 1, 1, [S1, S2];
-    finds_packs_deleted_before_index: PacksBeforeIndex, Rename, 1, 1, [S3];
-    finds_condemned_record_dropped_early: CondemnedDroppedEarly, Rename, 1, 1, [S1, S2];
-    finds_condemned_parent: CondemnedParent, Rename, 1, 1, [S1, S2];
     finds_check_of_parent_record_only: ParentRecordOnly, Rename, 1, 1, [S1, S2];
     finds_liveness_without_closure: OwnLivenessOnly, Rename, 1, 1, [S1, S2];
     finds_unproved_merge: MergeNotProved, Rename, 1, 1, [S1];
@@ -124,4 +111,63 @@ faults! {
     finds_condemning_before_merge_is_durable: CondemnBeforeMergeDurable, Rename, 1, 1, [S1];
     finds_merge_that_deletes_at_once: MergeDeletesAtOnce, Rename, 1, 1, [S1, S2];
     finds_copies_counted_for_each_other: CopiesCountForEachOther, Rename, 1, 1, [S4];
+}
+
+/// A known way to get this wrong, by its name and by who did or nearly did: each is caught.
+type Mutant = (&'static str, Fault, Commit, usize, usize, &'static [&'static str]);
+
+const MUTANTS: [Mutant; 13] = [
+    ("grace period instead of sessions", Fault::IgnoreSessions, Commit::Rename, 1, 1, &[S1, S2]),
+    ("no second mark before deleting", Fault::NoRemark, Commit::Rename, 1, 1, &[S1, S2]),
+    ("ripe when one new snapshot was finished", Fault::AnyOneSnapshot, Commit::Rename, 2, 1, &[S1, S2]),
+    ("snapshots read before sessions", Fault::SnapshotsBeforeSessions, Commit::Rename, 1, 1, &[S1, S2]),
+    ("index read before the condemned list", Fault::IndexBeforeCondemned, Commit::Rename, 1, 1, &[S1, S2]),
+    ("pack names derived from content", Fault::ReusedNames, Commit::Rename, 1, 2, &[S3]),
+    (
+        "copies counted that another collector condemned",
+        Fault::TrustCondemnedCopies,
+        Commit::Rename,
+        1,
+        2,
+        &[S1, S2, S4],
+    ),
+    ("no look for a fence at the commit", Fault::NoFenceCheck, Commit::Conditional, 1, 1, &[S1, S2]),
+    (
+        "session removed before the snapshot is durable",
+        Fault::SessionDroppedEarly,
+        Commit::Conditional,
+        1,
+        1,
+        &[S1, S2],
+    ),
+    ("packs deleted before the index", Fault::PacksBeforeIndex, Commit::Rename, 1, 1, &[S3]),
+    (
+        "condemned record removed before the index is rewritten",
+        Fault::CondemnedDroppedEarly,
+        Commit::Rename,
+        1,
+        1,
+        &[S1, S2],
+    ),
+    (
+        "what is unchanged is taken over although it is condemned",
+        Fault::CondemnedParent,
+        Commit::Rename,
+        1,
+        1,
+        &[S1, S2],
+    ),
+    ("plain store without a second look for a fence", Fault::NoSecondFenceCheck, Commit::Plain, 1, 1, &[S2]),
+];
+
+/// `cargo model mutants -- --nocapture` prints them.
+#[test]
+fn all_thirteen_mutants_are_caught() {
+    let mut caught = 0;
+    for (name, fault, commit, sessions, collectors, expected) in MUTANTS {
+        print!("{name}: ");
+        breaks(fault, commit, sessions, collectors, expected);
+        caught += 1;
+    }
+    println!("{caught} of {} mutants caught", MUTANTS.len());
 }

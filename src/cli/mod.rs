@@ -79,6 +79,15 @@ fn start(cli: Cli) -> ExitCode {
 /// refers to something that is not, so ending at any moment is safe.
 fn end_on_panic() {
     std::panic::set_hook(Box::new(|info| {
+        // The pool of threads is made when it is needed first, by a library that can only panic.
+        if info.to_string().contains("ThreadPoolBuildError") {
+            let _ = writeln!(
+                std::io::stderr(),
+                "error: No thread can be started: memory or the number of processes is limited\nhint: free some memory or \
+                 raise the limits (`ulimit -a`) and try again"
+            );
+            std::process::exit(i32::from(ExitCode::Failed.code()));
+        }
         // Bare writes, because the panic may come from printing itself.
         let _ = writeln!(
             std::io::stderr(),

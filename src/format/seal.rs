@@ -90,6 +90,8 @@ impl Sealer {
             Suite::None => out.extend_from_slice(rest),
             Suite::Aes256Gcm => {
                 let key = self.blob_key(context, siv);
+                #[cfg(test)]
+                witness::met(&self.blob_key_bytes(context, siv), &aad, bytes);
                 // Sealing fails only beyond 64 GiB, which a u32 raw length cannot reach.
                 match key.seal_in_place_separate_tag(zero_nonce(), Aad::from(aad), &mut out[start..]) {
                     Ok(tag) => out.extend_from_slice(tag.as_ref()),
@@ -290,3 +292,5 @@ impl fmt::Debug for Keys {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod witness;

@@ -12,6 +12,8 @@ pub mod error;
 pub mod index;
 pub mod index_cache;
 pub mod index_loader;
+#[cfg(test)]
+mod key_use_tests;
 pub mod keys;
 pub mod liveness;
 mod made_whole;

@@ -33,6 +33,7 @@ mod golden;
 mod killed;
 mod lived_in;
 mod log_file;
+mod memory;
 mod own_folders;
 mod parity;
 mod postgres;

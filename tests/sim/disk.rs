@@ -80,6 +80,15 @@ pub(crate) enum Verdict {
     Garble,
 }
 
+/// How a folder is not seen as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blind {
+    /// Nothing is in it.
+    Empty,
+    /// It is as it was when it was listed first.
+    AsFirstSeen,
+}
+
 /// Decides what happens to each call.
 pub(crate) type Faults = Box<dyn FnMut(&Moment<'_>) -> Verdict + Send>;
 
@@ -371,6 +380,11 @@ struct State {
     /// Processes whose calls are interleaved, and whose turn it is.
     running: Vec<Pid>,
     turn: Option<Pid>,
+    /// Somebody outside decides whose turn it is ([`Machine::step`]), and these stand before their next call.
+    conducted: bool,
+    arrived: HashSet<Pid>,
+    /// Folders that a process does not see as they are, and what it saw first.
+    blind: HashMap<(Pid, String), (Blind, Option<Vec<Item>>)>,
     dice: Dice,
     has_died: bool,
     /// Calls and mutating calls under the last schedule.
@@ -410,6 +424,9 @@ impl Machine {
             limit_bytes: None,
             running: Vec::new(),
             turn: None,
+            conducted: false,
+            arrived: HashSet::new(),
+            blind: HashMap::new(),
             dice: Dice::new(seed),
             has_died: false,
             last: (0, 0),
@@ -496,6 +513,42 @@ impl Machine {
         self.turned.notify_all();
     }
 
+    /// From now on each of these processes waits before each call until [`Self::step`] lets it go on.
+    pub(crate) fn conduct(&self, pids: &[Pid]) {
+        let mut state = self.state();
+        state.conducted = true;
+        (state.running, state.turn) = (pids.to_vec(), None);
+    }
+
+    /// Lets a process make one call, and waits until it stands before its next one. False when it is over.
+    pub(crate) fn step(&self, pid: Pid) -> bool {
+        let wait = |mut state: MutexGuard<'_, State>| {
+            while state.running.contains(&pid) && !state.arrived.contains(&pid) {
+                state = self.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.running.contains(&pid)
+        };
+        if !wait(self.state()) {
+            return false;
+        }
+        let mut state = self.state();
+        state.arrived.remove(&pid);
+        state.turn = Some(pid);
+        self.turned.notify_all();
+        wait(state)
+    }
+
+    /// From now on a process does not see a folder as it is.
+    pub(crate) fn blind(&self, pid: Pid, folder: &str, how: Blind) {
+        self.state().blind.insert((pid, folder.to_owned()), (how, None));
+    }
+
+    /// What a process saw first is forgotten: it looks again.
+    pub(crate) fn look_anew(&self, pid: Pid) {
+        let mut state = self.state();
+        state.blind.iter_mut().filter(|((of, _), _)| *of == pid).for_each(|(_, (_, seen))| *seen = None);
+    }
+
     /// One call of a process: waits for its turn, asks what is to happen, does it.
     fn call<T>(
         &self,
@@ -506,6 +559,10 @@ impl Machine {
         pretended: impl FnOnce() -> Option<T>,
     ) -> io::Result<T> {
         let mut state = self.state();
+        if state.conducted && state.running.contains(&pid) {
+            state.arrived.insert(pid);
+            self.turned.notify_all();
+        }
         while state.running.contains(&pid) && state.turn != Some(pid) {
             state = self.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -530,6 +587,10 @@ enum Part {
 
 impl State {
     fn pass_on(&mut self) {
+        if self.conducted {
+            self.turn = None;
+            return;
+        }
         let count = self.running.len() as u64;
         self.turn = (count > 0).then(|| self.running[self.dice.below(count) as usize]);
     }
@@ -795,7 +856,12 @@ impl Disk for SimFolder {
             // in the order of creation: names under `tmp` are random
             let mut found: Vec<(&String, u64)> = state.image.names(folder)?.iter().map(|(n, id)| (n, *id)).collect();
             found.sort_unstable_by_key(|(_, id)| *id);
-            Ok(found.into_iter().map(|(name, id)| state.item(name, id)).collect())
+            let found = found.into_iter().map(|(name, id)| state.item(name, id)).collect();
+            Ok(match state.blind.get_mut(&(self.pid, path.to_owned())) {
+                None => found,
+                Some((Blind::Empty, _)) => Vec::new(),
+                Some((Blind::AsFirstSeen, seen)) => seen.get_or_insert(found).clone(),
+            })
         })
     }
 

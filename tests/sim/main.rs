@@ -9,6 +9,7 @@ mod dice;
 mod disk;
 mod fixed_hashing;
 mod repo;
+mod schedules;
 mod seeds;
 #[path = "../it/support/tree_compare.rs"]
 mod tree_compare;

@@ -411,6 +411,12 @@ pub(crate) fn run(seed: u64) -> Result<Tally, String> {
     })
 }
 
+/// The commit that is being tested, short.
+pub(crate) fn commit() -> String {
+    let commit = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    commit.map_or_else(|_| "unknown".to_owned(), |out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+}
+
 /// Seeds that run always.
 const QUICK: u64 = 200;
 
@@ -426,9 +432,7 @@ fn seeds() {
         Err(_) => (0u64, QUICK),
     };
     let results = std::env::var_os("HOLDFAST_SIM_RESULTS").map(PathBuf::from);
-    let commit = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    let commit =
-        commit.map_or_else(|_| "unknown".to_owned(), |out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
+    let commit = commit();
     let total = Mutex::new((0u64, Tally::default()));
     const BLOCK: u64 = 50;
     let mut failures = Vec::new();

@@ -399,6 +399,20 @@ mod tests {
         assert_eq!(seal(&secrets[1]).open(&Secret::Recovery(bytes.clone())), Ok(None));
     }
 
+    /// Argon2id's own test vector: RFC 9106, section 5.3.
+    #[test]
+    fn published_vector_of_argon2id() {
+        let mut params = argon2::ParamsBuilder::new();
+        params.m_cost(32).t_cost(3).p_cost(4).output_len(32);
+        params.data(argon2::AssociatedData::new(&[4; 12]).unwrap());
+        let (algorithm, version) = (argon2::Algorithm::Argon2id, argon2::Version::V0x13);
+        let with = argon2::Argon2::new_with_secret(&[3; 8], algorithm, version, params.build().unwrap()).unwrap();
+        let mut out = [0u8; 32];
+        with.hash_password_into(&[1; 32], &[2; 16], &mut out).unwrap();
+        let published = "0d640df58d78766c08c037a34a8b53c9d01ef0452d75b65eb52520e96b01e659";
+        assert_eq!(data_encoding::HEXLOWER.encode(&out), published);
+    }
+
     #[test]
     fn known_answer_of_argon2id() {
         // The answer was computed with OpenSSL.

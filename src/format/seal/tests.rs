@@ -55,6 +55,28 @@ fn blobs_are_made_as_described() {
     }
 }
 
+/// What the libraries must give, by their authors: BLAKE3's test vectors, and the AES-256-GCM cases 13, 14 and 16 of McGrew and Viega.
+#[test]
+fn published_vectors_of_the_primitives() {
+    let friend = b"whats the Elvish word for friend";
+    let context = "BLAKE3 2019-12-27 16:29:52 test vectors context";
+    for (input, plain, keyed, derived) in PUBLISHED_BLAKE3 {
+        assert_eq!(blake3::hash(input).to_hex().as_str(), plain);
+        assert_eq!(blake3::keyed_hash(friend, input).to_hex().as_str(), keyed);
+        assert_eq!(hex(&blake3::derive_key(context, input)), derived);
+    }
+    let bytes = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+    for (key, nonce, additional, text, sealed) in PUBLISHED_AES_256_GCM {
+        let cipher = aes_key(&bytes(key).try_into().unwrap());
+        let nonce = || Nonce::try_assume_unique_for_key(&bytes(nonce)).unwrap();
+        let mut both = bytes(text);
+        cipher.seal_in_place_append_tag(nonce(), Aad::from(bytes(additional)), &mut both).unwrap();
+        assert_eq!(hex(&both), sealed);
+        assert_eq!(cipher.open_in_place(nonce(), Aad::from(bytes(additional)), &mut both).unwrap(), bytes(text));
+    }
+}
+
+/// `tests/format/vectors.py` computes the same from docs/format.md with other libraries.
 #[test]
 fn known_answers() {
     let keys = keys(Suite::Aes256Gcm);
@@ -165,6 +187,44 @@ proptest! {
     }
 }
 
+const PUBLISHED_BLAKE3: [(&[u8], &str, &str, &str); 2] = [
+    (
+        b"",
+        "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+        "92b2b75604ed3c761f9d6f62392c8a9227ad0ea3f09573e783f1498a4ed60d26",
+        "2cc39783c223154fea8dfb7c1b1660f2ac2dcbd1c1de8277b0b0dd39b7e50d7d",
+    ),
+    (
+        &[0],
+        "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213",
+        "6d7878dfff2f485635d39013278ae14f1454b8c0a3a2d34bc1ab38228a80c95b",
+        "b3e2e340a117a499c6cf2398a19ee0d29cca2bb7404c73063382693bf66cb06c",
+    ),
+];
+/// Key, nonce, additional data, text, ciphertext with tag.
+const PUBLISHED_AES_256_GCM: [(&str, &str, &str, &str, &str); 3] = [
+    (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "000000000000000000000000",
+        "",
+        "",
+        "530f8afbc74536b9a963b4f1c4cb738b",
+    ),
+    (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "000000000000000000000000",
+        "",
+        "00000000000000000000000000000000",
+        "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919",
+    ),
+    (
+        "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308",
+        "cafebabefacedbaddecaf888",
+        "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+        "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b",
+    ),
+];
 const KNOWN_CHUNK_ID: &str = "d101c6f29473ae93ad8455f0ba164bf37dfaaf0dc3a2654eb82cdb826218a6ff";
 const KNOWN_BLOB: &str = "a3a7e315ca65065023311b4b8f62a4084a03d450bb7e73a98e5eb1d282ae81e6afe284678c24a079";
 const KNOWN_PUBLIC_BLOB: &str = "ca644bb654f61ccbc9b87c40107f1273686f6c646661737474156f882491bab5478d0b5e6f7fb4f1";

@@ -1,7 +1,7 @@
 //! The program's own operations under shuttle: several processes on one simulated disk, and shuttle decides after every call who
 //! makes the next one, at random or by priorities that change a few times (PCT). A process runs in a thread of the system and
 //! stands still before each of its calls until the shuttle thread that stands for it lets it go on: processes share nothing but
-//! the disk, so nothing that one does between two calls can be seen by another ([ADR 0018](../../docs/adr)).
+//! the disk, so nothing that one does between two calls can be seen by another ([ADR 0019](../../docs/adr)).
 //!
 //! A schedule is found again by its block: `HOLDFAST_SCHEDULES=BLOCK:1 cargo test --test sim schedules`.
 

@@ -1,5 +1,8 @@
 //! `repair index`: what index objects should say, said again from the packs themselves.
 //!
+//! It announces itself as a session, and leaves alone what is condemned: no prune may delete a pack that it is about to name. A prune that
+//! wrote its record before is seen by the record, which goes after the packs; a later one waits for the session.
+//!
 //! Invariants: nothing is deleted and nothing is changed; a damaged index object stays where it is and is named as
 //! superseded by the new one, which is written only after every pack it should name was looked for. A pack whose table
 //! cannot be read is reported and left alone.
@@ -13,11 +16,13 @@ use crate::format::envelope::{self, Header, ObjectTag};
 use crate::format::records::{IndexBody, IndexedPack};
 use crate::format::seal::Keys;
 use crate::repository::cached_snapshots;
+use crate::repository::condemned;
 use crate::repository::error::RepoError;
 use crate::repository::index_cache;
 use crate::repository::index_loader;
 use crate::repository::pack_reader::{PackReader, load_index};
 use crate::repository::pack_writer::put_index;
+use crate::repository::session::{Announced, SessionStart};
 use crate::storage::{ErrorKind, ObjectKind, ObjectName, ReadStore, WriteStore};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -53,6 +58,8 @@ pub struct RepairIndexReport {
     pub packs_added: Vec<String>,
     /// Packs that no index object names and whose own table cannot be read.
     pub unusable_packs: Vec<Unusable>,
+    /// Packs that no readable index object names and that a prune is deleting. They were left alone.
+    pub packs_condemned: u64,
     /// The new index objects.
     pub index_objects_written: Vec<String>,
     /// Snapshots in the rebuilt catalog.
@@ -91,11 +98,33 @@ struct Known {
     damaged: Vec<IndexId>,
 }
 
-/// Rebuilds what is missing in the index, and the local catalog. With `dry_run` it only looks.
+/// Rebuilds what is missing in the index, and the local catalog, as the session `start`, which names no sources. Without one it only
+/// looks.
 ///
 /// # Errors
 /// [`RepairError`].
 pub fn run(
+    store: &Arc<dyn WriteStore>,
+    keys: &Arc<Keys>,
+    random: &dyn Random,
+    local: Local<'_>,
+    start: Option<&SessionStart>,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<RepairIndexReport, RepairError> {
+    let session = match start {
+        Some(start) => Some(Announced::new(Arc::clone(store), Arc::clone(keys), start)?),
+        None => None,
+    };
+    let result = rebuild(store, keys, random, local, session.is_none(), observer, cancel);
+    if let Some(session) = session {
+        // Best effort: what a dead session leaves is closed by the next run as well.
+        let _ = store.fence(session.id());
+    }
+    result
+}
+
+fn rebuild(
     store: &Arc<dyn WriteStore>,
     keys: &Arc<Keys>,
     random: &dyn Random,
@@ -105,6 +134,8 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<RepairIndexReport, RepairError> {
     let mut report = RepairIndexReport { dry_run, ..RepairIndexReport::default() };
+    // before the index and the packs are listed
+    let condemned = condemned_packs(store.as_ref(), keys)?;
     let known = read_objects(store.as_ref(), keys, &mut report, cancel)?;
     let listed = store.list(ObjectKind::Pack).map_err(RepoError::from)?;
     let packs: Vec<(PackId, u64)> =
@@ -117,7 +148,9 @@ pub fn run(
         Writer { store: store.as_ref(), keys, random, dry_run, supersedes: known.damaged, found: Vec::new() };
     for (done, (pack, stored_bytes)) in (1u64..).zip(packs) {
         cancel.check()?;
-        if !known.named.contains(&pack) {
+        if !known.named.contains(&pack) && condemned.contains(&pack) {
+            report.packs_condemned += 1;
+        } else if !known.named.contains(&pack) {
             match read_pack(store.as_ref(), keys, &reader, pack, stored_bytes) {
                 Ok(found) => {
                     report.packs_added.push(pack.hex());
@@ -150,6 +183,19 @@ pub fn run(
         report.snapshots = (good.len() + bad.len()) as u64;
     }
     Ok(report)
+}
+
+/// What prunes are about to delete. A record that cannot be read says nothing, and the next prune withdraws it.
+fn condemned_packs(store: &dyn WriteStore, keys: &Keys) -> Result<HashSet<PackId>, RepairError> {
+    let mut packs = HashSet::new();
+    for id in condemned::list(store)? {
+        match condemned::load(store, keys, id) {
+            Ok(record) => packs.extend(record.into_iter().flat_map(|record| record.packs)),
+            Err(error) if error.concerns_one_object() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(packs)
 }
 
 /// Reads all index objects.

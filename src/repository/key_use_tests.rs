@@ -39,7 +39,7 @@ fn run(
     let parameters = WriterParameters::DEFAULT;
     let mut session = BackupSession::begin(whole, Arc::clone(keys), random, &parameters, &start, load).expect("begun");
     let parent = parent.map(|parent| session.open_parent(parent).expect("read").expect("usable"));
-    let mut writer = StreamWriter::new(&mut session, parent, Vec::new(), StreamSettings::data());
+    let mut writer = StreamWriter::new(&session, parent, Vec::new(), StreamSettings::data());
     writer.push(&mut session, text).expect("pushed");
     let stored = writer.finish(&mut session).expect("stored").version;
     if end != End::Written {

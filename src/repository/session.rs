@@ -284,6 +284,8 @@ impl BackupSession {
             }
             self.store.put_new(&ObjectName::session(snapshot.id, part), &bytes)?;
         }
+        // What it builds on may have been named by a run that died before the name was durable.
+        self.store.settle(ObjectKind::Index)?;
         self.store.commit(self.guard.as_ref())?;
         Ok(digest)
     }

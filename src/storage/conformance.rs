@@ -399,6 +399,9 @@ mod tests {
         fn session_is_alive(&self, id: SnapshotId) -> Result<bool> {
             Ok(self.1 == Fault::AlwaysAlive || self.0.session_is_alive(id)?)
         }
+        fn settle(&self, kind: ObjectKind) -> Result<()> {
+            self.0.settle(kind)
+        }
         fn clear_leftovers(&self) -> Result<u64> {
             self.0.clear_leftovers()
         }

@@ -418,6 +418,11 @@ impl WriteStore for LocalStore {
         }
     }
 
+    fn settle(&self, kind: ObjectKind) -> Result<()> {
+        let wrap = |error| self.inner.error("sync", kind.folder(), error);
+        self.inner.sync_if_there(kind.folder()).map(drop).map_err(wrap)
+    }
+
     fn clear_leftovers(&self) -> Result<u64> {
         let items = match self.inner.root.items("tmp") {
             Ok(items) => items,

@@ -194,6 +194,10 @@ impl WriteStore for MemoryStore {
         Ok(shared.alive.contains(&id) && shared.holds_folder(&format!("sessions/{id}")))
     }
 
+    fn settle(&self, _: ObjectKind) -> Result<()> {
+        Ok(())
+    }
+
     fn clear_leftovers(&self) -> Result<u64> {
         let mut shared = self.lock();
         let before = shared.objects.len();

@@ -309,6 +309,9 @@ pub trait WriteStore: ReadStore {
     fn fence(&self, id: SnapshotId) -> Result<bool>;
     /// True when the process that runs the session is alive as far as this store can tell.
     fn session_is_alive(&self, id: SnapshotId) -> Result<bool>;
+    /// Makes durable which objects of a kind there are. Whoever showed one, or took one away, may have died or failed before it was durable;
+    /// what is deleted or reported because of it must come after this.
+    fn settle(&self, kind: ObjectKind) -> Result<()>;
     /// Removes what dead runs left under `tmp/`. Never touches anything else. Returns how many.
     fn clear_leftovers(&self) -> Result<u64>;
 }

@@ -3,7 +3,8 @@
 
 use crate::small_repository::{EDITS, SNAPSHOTS, Small, make, open_reading, restore_all};
 use holdfast::catalog::Catalog;
-use holdfast::domain::system::{FixedClock, SeededRandom};
+use holdfast::domain::id::SnapshotId;
+use holdfast::domain::system::{FixedClock, Random, SeededRandom};
 use holdfast::format::seal::Suite;
 use holdfast::ops::cancel::Cancel;
 use holdfast::ops::observer::Silent;
@@ -11,6 +12,7 @@ use holdfast::ops::repair_index::{self, Local, RepairIndexReport};
 use holdfast::ops::verify::{self, PackSelection, VerifyOptions, VerifyReport, VerifyScope};
 use holdfast::repository::cached_snapshots;
 use holdfast::repository::reading::Reading;
+use holdfast::repository::session::SessionStart;
 use holdfast::storage::memory::MemoryStore;
 use holdfast::storage::{ReadStore, WriteStore};
 use rayon::prelude::*;
@@ -322,9 +324,19 @@ fn listing_with_the_catalog_gives_what_the_repository_has() {
 
 fn repair(store: &MemoryStore, small: &Small, dry_run: bool) -> RepairIndexReport {
     let store: Arc<dyn WriteStore> = Arc::new(store.clone());
-    let (catalog, random) = (Catalog::none(), SeededRandom::new(123));
+    static RUNS: AtomicUsize = AtomicUsize::new(123);
+    let random = SeededRandom::new(RUNS.fetch_add(1, Ordering::Relaxed) as u64);
+    let catalog = Catalog::none();
     let local = Local { catalog: &catalog, cache: None };
-    repair_index::run(&store, &small.keys, &random, local, dry_run, &Silent, &Cancel::new()).expect("repair")
+    let start = SessionStart {
+        id: SnapshotId((&random as &dyn Random).bytes()),
+        host: "host".to_owned(),
+        process: 1,
+        started_ns: 0,
+        sources: Vec::new(),
+    };
+    repair_index::run(&store, &small.keys, &random, local, (!dry_run).then_some(&start), &Silent, &Cancel::new())
+        .expect("repair")
 }
 
 #[test]

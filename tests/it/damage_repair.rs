@@ -304,6 +304,9 @@ impl WriteStore for Dies {
     fn session_is_alive(&self, id: SnapshotId) -> Result<bool> {
         self.0.session_is_alive(id)
     }
+    fn settle(&self, kind: ObjectKind) -> Result<()> {
+        self.0.settle(kind)
+    }
     fn clear_leftovers(&self) -> Result<u64> {
         self.0.clear_leftovers()
     }

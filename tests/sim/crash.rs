@@ -399,6 +399,57 @@ fn a_delete_that_is_repeated_is_durable() {
     }
 }
 
+/// A `forget` that fails may leave its tombstone visible and not durable. A prune that goes by it makes it durable before it deletes:
+/// a snapshot that comes back in a power failure comes back whole. So it is with the name of an index object that a backup builds on.
+#[test]
+fn what_others_left_visible_is_durable_before_it_counts() {
+    let mut dice = Dice::new(3);
+    let mut site = Site::new("files");
+    let sources = Sources::new(&mut dice, &mut site);
+    let mut world = World::new(None);
+    for (seed, step) in (50..).zip([Step::Init, Step::Backup("a0", 0), Step::Backup("a1", 1)]) {
+        assert!(matches!(world.take(step, &sources, seed, |_| ()).0, Ended::Done));
+    }
+    world.image.calm_down();
+    let failing = |m: &Moment<'_>| match m.call == Call::SyncFolder && m.path == "forgotten" {
+        true => Verdict::Fail(5),
+        false => Verdict::Go,
+    };
+    let (ended, _) = world.take(Step::Forget("a0"), &sources, 6, |machine| machine.set_faults(Some(Box::new(failing))));
+    assert!(matches!(ended, Ended::Refused(_)), "the forget says that it failed");
+    // Every call of the prune is the last one before the power goes.
+    let mut came_back = 0;
+    for last in 0.. {
+        let mut world = world.clone();
+        let stop = move |m: &Moment<'_>| match m.call.mutates() && m.mutations == last {
+            true => Verdict::DieAfter(Death::Power(last * 7 + 1)),
+            false => Verdict::Go,
+        };
+        let (ended, _) = world.take(Step::PruneFull, &sources, 7, |machine| machine.set_faults(Some(Box::new(stop))));
+        came_back += u64::from(world.image.files("forgotten").is_empty());
+        world.truth.check(&world.image).unwrap_or_else(|why| panic!("after call {last}: {why}"));
+        if matches!(ended, Ended::Done) {
+            break;
+        }
+    }
+    assert!(came_back > 5, "the tombstone never went: {came_back}");
+    // A run dies between naming its packs and making that durable; the next one stores nothing of its own and commits.
+    let dying = |m: &Moment<'_>| match m.call == Call::SyncFolder && m.path == "index" {
+        true => Verdict::DieBefore(Death::Kill),
+        false => Verdict::Go,
+    };
+    let (ended, _) =
+        world.take(Step::Backup("a2", 2), &sources, 8, |machine| machine.set_faults(Some(Box::new(dying))));
+    assert!(matches!(ended, Ended::Died));
+    let (ended, _) = world.take(Step::Backup("a2", 2), &sources, 9, |_| ());
+    assert!(matches!(ended, Ended::Done));
+    for seed in 0..50 {
+        let mut image = world.image.clone();
+        image.lose_power(&mut Dice::new(seed));
+        world.truth.check(&image).unwrap_or_else(|why| panic!("power {seed}: {why}"));
+    }
+}
+
 #[test]
 fn crash_every_op() {
     crash_points("crash_every_op", None, 1);

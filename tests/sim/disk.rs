@@ -89,6 +89,9 @@ pub(crate) enum Blind {
     AsFirstSeen,
 }
 
+/// A folder that is not seen as it is, and what was seen first.
+type Blinded = (Blind, Option<Vec<Item>>);
+
 /// Decides what happens to each call.
 pub(crate) type Faults = Box<dyn FnMut(&Moment<'_>) -> Verdict + Send>;
 
@@ -384,7 +387,7 @@ struct State {
     conducted: bool,
     arrived: HashSet<Pid>,
     /// Folders that a process does not see as they are, and what it saw first.
-    blind: HashMap<(Pid, String), (Blind, Option<Vec<Item>>)>,
+    blind: HashMap<(Pid, String), Blinded>,
     dice: Dice,
     has_died: bool,
     /// Calls and mutating calls under the last schedule.

@@ -288,16 +288,16 @@ impl Actor {
         }
     }
 
+    /// Who this process is, for a session of such sources.
+    fn start(&self, sources: Vec<String>) -> SessionStart {
+        let random: &dyn Random = self.random.as_ref();
+        let id = SnapshotId(random.bytes());
+        SessionStart { id, host: "host".to_owned(), process: self.pid, started_ns: 0, sources }
+    }
+
     /// Begins a session that lives as long as what is returned.
     pub(crate) fn announce(&self, source: &str) -> Said<Announced> {
-        let random: &dyn Random = self.random.as_ref();
-        let start = SessionStart {
-            id: SnapshotId(random.bytes()),
-            host: "host".to_owned(),
-            process: self.pid,
-            started_ns: 0,
-            sources: vec![source.to_owned()],
-        };
+        let start = self.start(vec![source.to_owned()]);
         Announced::new(Arc::clone(&self.store) as Arc<dyn WriteStore>, Arc::clone(&self.keys), &start).map_err(text)
     }
 
@@ -392,7 +392,10 @@ impl Actor {
         let store = Arc::clone(&self.store) as Arc<dyn WriteStore>;
         let local = Local { catalog: &self.catalog, cache: None };
         let random = self.random.as_ref();
-        repair_index::run(&store, &self.keys, random, local, false, &Silent, &self.cancel).map(drop).map_err(text)
+        let start = self.start(Vec::new());
+        repair_index::run(&store, &self.keys, random, local, Some(&start), &Silent, &self.cancel)
+            .map(drop)
+            .map_err(text)
     }
 
     fn reading(&self) -> Said<Reading> {

@@ -7,8 +7,12 @@ use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
 use crate::cli::json::Kind;
 use crate::cli::opening;
+use crate::domain::id::SnapshotId;
+use crate::domain::system::{Clock, Random};
+use crate::domain::time_spec::timestamp_ns;
 use crate::fsio::system::RealRandom;
 use crate::ops::repair_index::{self, Local, RepairError, RepairIndexReport};
+use crate::repository::session::SessionStart;
 use crate::storage::WriteStore;
 use std::sync::Arc;
 
@@ -29,7 +33,15 @@ fn index(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let store = Arc::clone(&repository.store) as Arc<dyn WriteStore>;
     let dry_run = invocation.global.dry_run;
     let (observer, cancel) = (invocation.observer(), &invocation.cancel);
-    let report = repair_index::run(&store, &repository.keys, &RealRandom, local, dry_run, observer, cancel);
+    let start = SessionStart {
+        id: SnapshotId((&RealRandom as &dyn Random).bytes()),
+        host: invocation.environment.host.clone(),
+        process: std::process::id(),
+        started_ns: timestamp_ns(invocation.clock.now()),
+        sources: Vec::new(),
+    };
+    let start = (!dry_run).then_some(&start);
+    let report = repair_index::run(&store, &repository.keys, &RealRandom, local, start, observer, cancel);
     let report = report.map_err(|error| match error {
         RepairError::Repository(error) => Failure::from(error),
         RepairError::Cancelled(cancelled) => Failure::from(cancelled),
@@ -51,6 +63,12 @@ fn print(invocation: &Invocation, report: &RepairIndexReport) {
     }
     for pack in &report.packs_added {
         output.line(&format!("packs/{pack} {would}added to the index"));
+    }
+    if report.packs_condemned > 0 {
+        output.line(&format!(
+            "{} packs that a prune is deleting were left alone; if something is missing afterwards, prune and run this again",
+            report.packs_condemned
+        ));
     }
     let (packs, objects) = (report.packs, report.index_objects);
     match (report.packs_added.len(), report.damaged_index_objects.len()) {

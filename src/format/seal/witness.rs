@@ -10,7 +10,7 @@ static MET: Mutex<Option<HashMap<[u8; 32], blake3::Hash>>> = Mutex::new(None);
 /// A key seals a text.
 pub(crate) fn met(key: &[u8; 32], additional: &[u8], text: &[u8]) {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&additional.len().to_le_bytes()).update(additional).update(text);
+    hasher.update(&(additional.len() as u64).to_le_bytes()).update(additional).update(text);
     let what = hasher.finalize();
     let before = MET.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(*key, what);
     assert!(before.is_none_or(|before| before == what), "one (key, nonce) has sealed two texts");

@@ -214,6 +214,11 @@ fn delete(
     let total = record.packs.len() as u64;
     means.observer.event(&Event::PhaseStarted { phase: "deleting", total_bytes: None, total_items: Some(total) });
     let gone: HashSet<PackId> = record.packs.iter().copied().collect();
+    // What this rests on: a tombstone that a failed `forget` left visible must not vanish in a power failure after the data, nor the
+    // name of a pack that holds what another one is deleted for.
+    for kind in [ObjectKind::Forgotten, ObjectKind::Snapshot, ObjectKind::Index] {
+        means.store.settle(kind)?;
+    }
     replace_index(means, index, &gone)?;
     for (done, pack) in (1u64..).zip(&record.packs) {
         report.removed_bytes += parity::delete_pack(means.store.as_ref(), *pack)?;

@@ -61,3 +61,18 @@ fn a_server_that_goes_down_at_any_step_leaves_the_old_or_the_new() {
         assert_eq!(place.run(["status"]).good().stdout, "", "{entries}");
     }
 }
+
+/// A share of what `tests/long/faults` does: each of four file systems is full when the new is made beside the old, and when the
+/// application is started. Small file systems are mounted in a namespace of their own.
+#[test]
+fn a_disk_that_is_full_at_a_recorded_step_leaves_the_old_or_the_new() {
+    let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/long/faults"));
+    script.args(["--binary", env!("CARGO_BIN_EXE_holdfast"), "--only", "restore:full", "--steps", "4,6"]);
+    let output = script.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.code() == Some(77) {
+        eprintln!("skipped: {said}");
+        return;
+    }
+    assert!(output.status.success() && said.contains("8 faults, 0 failed"), "{said}{output:?}");
+}

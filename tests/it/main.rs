@@ -13,6 +13,7 @@ mod cli_init;
 mod cli_listing;
 mod cli_messages;
 mod cli_needs;
+mod cli_nested_places;
 mod cli_old_flows;
 mod cli_overwrite;
 mod cli_parity;

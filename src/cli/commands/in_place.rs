@@ -10,11 +10,15 @@ use crate::cli::failure::Failure;
 use crate::cli::invocation::Invocation;
 use crate::cli::json::Kind;
 use crate::cli::opening::{Chosen, ReadingRepository};
+use crate::cli::settings::SourceKindSettings;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time_spec::format_local;
-use crate::ops::in_place::{self, Check, Context, Direction, Error, Healed, Item, Mended, Outcome, Purpose, Request};
+use crate::ops::in_place::{
+    self, Check, Context, Direction, Error, Healed, Item, Mended, Outcome, Place, Purpose, Request,
+};
 use crate::ops::restore::Selection;
 use serde_json::json;
+use std::path::PathBuf;
 
 /// What is to be done, before it is confirmed.
 pub(super) struct Intent<'a> {
@@ -111,6 +115,16 @@ fn show(invocation: &Invocation, request: &Request<'_>) -> Result<usize, Failure
         existing += usize::from(what != "nothing is there yet");
         let text = format!("  {} -> {} ({what})", item.source, item.place.shown());
         invocation.output.note("restore.place", &text);
+        if !item.empties && request.environment.is_none() {
+            for (source, path) in others_within(invocation, request, &item.place)? {
+                let text = format!(
+                    "{} of source {source} lies in it and becomes the copy that {} has of it, if any: restore {source}, too",
+                    path.display(),
+                    item.source
+                );
+                invocation.output.warning("restore.within", Some(&item.source), "", &text);
+            }
+        }
         let users = item.place.users();
         if !users.is_empty() && !request.service {
             let text = format!("    its sessions will be ended: {}", users.join(", "));
@@ -133,6 +147,32 @@ fn show(invocation: &Invocation, request: &Request<'_>) -> Result<usize, Failure
         invocation.output.note("restore.plan", &format!("  {}", after.join("; ")));
     }
     Ok(existing)
+}
+
+/// Sources that are not restored and whose places lie in a tree that is, with these places.
+fn others_within<'i>(
+    invocation: &'i Invocation,
+    request: &Request<'_>,
+    place: &Place,
+) -> Result<Vec<(&'i str, PathBuf)>, Failure> {
+    let Place::Tree { path: tree, .. } = place else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for source in &invocation.settings()?.sources {
+        let paths: Vec<&PathBuf> = match &source.kind {
+            SourceKindSettings::Sqlite { path } => vec![path],
+            SourceKindSettings::Files(files) => files.paths.iter().collect(),
+            _ => Vec::new(),
+        };
+        if request.items.iter().any(|item| item.source == source.name) {
+            continue;
+        }
+        let full = paths.into_iter().map(|path| invocation.environment.directory.join(path));
+        let full = full.map(|path| path.canonicalize().unwrap_or(path));
+        found.extend(
+            full.filter(|path| path.starts_with(tree) && path != tree).map(|path| (source.name.as_str(), path)),
+        );
+    }
+    Ok(found)
 }
 
 fn confirm(invocation: &Invocation, intent: &Intent<'_>, existing: usize) -> Result<(), Failure> {

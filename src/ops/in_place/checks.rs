@@ -89,6 +89,7 @@ pub fn check(context: &Context<'_>, request: &Request<'_>) -> Result<Vec<Check>,
         context.cancel.check()?;
         match &item.place {
             Place::Postgres { connection, search } => postgres(context, source, connection, search, &mut checks)?,
+            Place::Sqlite { path } if comes_with_a_tree(request, path) => {}
             Place::Sqlite { path } => sqlite(path, request.service, &mut checks),
             Place::Tree { path, from, .. } => tree(context, request, source, path, from, &mut checks)?,
         }
@@ -106,6 +107,13 @@ pub fn check(context: &Context<'_>, request: &Request<'_>) -> Result<Vec<Check>,
         checks.push(program_exists(context, &program.words));
     }
     Ok(checks)
+}
+
+/// True when the folder of a place is not there and comes with the tree around it.
+fn comes_with_a_tree(request: &Request<'_>, inner: &Path) -> bool {
+    let around =
+        |item: &Item| matches!(&item.place, Place::Tree { path, .. } if inner != path && inner.starts_with(path));
+    inner.parent().is_some_and(|folder| !folder.exists()) && request.items.iter().any(around)
 }
 
 fn source_of<'r>(request: &Request<'r>, item: &Item) -> Result<&'r SourceRecord, Check> {
@@ -271,7 +279,9 @@ fn tree(
     from: &str,
     checks: &mut Vec<Check>,
 ) -> Result<(), Trouble> {
-    tree_place(context, path, checks);
+    if !comes_with_a_tree(request, path) {
+        tree_place(context, path, checks);
+    }
     let subject = path.display().to_string();
     match staged::tree_bytes(context.reading, request.snapshot, source, from.as_bytes(), context.cancel) {
         Ok(_) if is_link(context, source, from)? => {

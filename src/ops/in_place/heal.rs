@@ -146,6 +146,7 @@ pub(super) fn where_is(replacement: &Replacement, planned: &PlannedItem) -> Stri
     let steps = replacement.steps();
     let names = steps.names();
     match steps.state() {
+        Ok(_) if planned.within => format!("{}: goes with the tree around it", planned.place),
         Ok(State::Untouched | State::Staged) if planned.empties => format!("{}: what is to go is there", planned.place),
         Ok(State::Swapped) if planned.empties => {
             format!("{}: nothing is there, what was there is {}", planned.place, names.old)

@@ -12,6 +12,7 @@
 mod checks;
 mod heal;
 mod left_out;
+mod nested;
 mod places;
 mod programs;
 mod record;

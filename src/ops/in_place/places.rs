@@ -1,5 +1,6 @@
 //! What stands in the places of a restore, and how the new is made beside it.
 
+use super::nested::Within;
 use super::{Context, Place, PlannedItem, Trouble};
 use crate::domain::id::ActId;
 use crate::domain::snapshot::{Snapshot, SourceRecord};
@@ -24,6 +25,8 @@ pub(super) enum Replacement {
     Tree(TreeReplacement),
     /// Nothing takes the place of what is there.
     Emptying(Emptying),
+    /// It is a part of another one.
+    Within(Within),
 }
 
 impl Replacement {
@@ -33,6 +36,7 @@ impl Replacement {
             Self::Sqlite(replacement) => replacement,
             Self::Tree(replacement) => replacement,
             Self::Emptying(emptying) => emptying,
+            Self::Within(within) => within,
         }
     }
 }
@@ -80,6 +84,9 @@ impl Place {
     /// The replacement of this place by an act.
     pub(super) fn replacement(&self, act: ActId, planned: &PlannedItem) -> Result<Replacement, replace::Error> {
         let act = act.hex();
+        if planned.within {
+            return Ok(Replacement::Within(Within { place: self.shown() }));
+        }
         if planned.empties {
             return Ok(Replacement::Emptying(match self {
                 Self::Postgres { connection, .. } => {

@@ -107,6 +107,9 @@ pub struct PlannedItem {
     /// Nothing is put there, and what is there goes: before an earlier restore the place was empty.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub empties: bool,
+    /// It lies in the tree of another item and comes and goes with that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub within: bool,
 }
 
 /// Everything that a restore in place decided before it touched anything.
@@ -217,6 +220,7 @@ mod tests {
             from: None,
             existed: true,
             empties: false,
+            within: false,
         };
         let plan = Plan {
             purpose: Purpose::Restore,

@@ -2,7 +2,7 @@
 
 use super::places::{Replacement, stage};
 use super::record::{Ending, Entry, Plan, PlannedItem, Step};
-use super::{Context, Error, Item, Outcome, Program, Request, Trouble, checks, heal, programs};
+use super::{Context, Error, Item, Outcome, Program, Request, Trouble, checks, heal, nested, programs};
 use crate::domain::act::ActKind;
 use crate::domain::id::{ActId, SnapshotId};
 use crate::domain::snapshot::Snapshot;
@@ -61,8 +61,10 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
             from,
             existed: item.place.exists().map_err(|error| untouched(error.into()))?,
             empties: item.empties,
+            within: false,
         });
     }
+    nested::mark(&mut items);
     Ok(Plan {
         purpose: request.purpose,
         snapshot: request.snapshot.id,
@@ -239,14 +241,19 @@ impl<'a> Run<'a> {
         let Some(snapshot) = &self.snapshot else { return Err(Trouble::Interrupted) };
         for (item, replacement) in self.items.iter().zip(&self.replacements) {
             self.context.cancel.check()?;
-            if let Replacement::Emptying(emptying) = replacement {
-                emptying.begin()?;
-                continue;
+            match replacement {
+                Replacement::Within(_) => continue,
+                Replacement::Emptying(emptying) => {
+                    emptying.begin()?;
+                    continue;
+                }
+                _ => {}
             }
             let missing = || RepoError::Missing { what: format!("Source {} of the snapshot", item.source) };
             let source = snapshot.source(&item.source).ok_or_else(missing)?;
             stage(self.context, snapshot, source, &item.place, replacement)?;
         }
+        nested::stage_all(self.context, snapshot, self.id, &self.plan.items, &self.items, &self.replacements)?;
         Ok(self.context.cancel.check()?)
     }
 

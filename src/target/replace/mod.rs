@@ -26,7 +26,7 @@ pub mod tree;
 
 use crate::source::SourceError;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How far a replacement is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -228,6 +228,26 @@ impl Error {
             _ => Self::Io { operation, path, source },
         }
     }
+}
+
+/// Does something in the folder above a path, which is made if it is missing, and gives the folder its times back: for work
+/// in a new tree that is complete.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::NoSpace`], and what the work says.
+pub fn staged_folder<E: From<Error>>(path: &Path, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let fault = |operation, error| Error::from_io(operation, folder, error);
+    std::fs::create_dir_all(folder).map_err(|error| fault("create", error))?;
+    let before = folder.metadata().map_err(|error| fault("look at", error))?;
+    work()?;
+    let handle = std::fs::File::open(folder).map_err(|error| fault("open", error))?;
+    let mut times = std::fs::FileTimes::new();
+    if let (Ok(modified), Ok(accessed)) = (before.modified(), before.accessed()) {
+        times = times.set_modified(modified).set_accessed(accessed);
+    }
+    handle.set_times(times).map_err(|error| fault("set the times of", error))?;
+    Ok(handle.sync_all().map_err(|error| fault("sync", error))?)
 }
 
 /// A directory in memory where there is one: tests that cut thousands of sequences wait for no disk.

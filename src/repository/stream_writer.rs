@@ -104,6 +104,17 @@ impl StreamSettings {
         }
     }
 
+    /// For what other tools left behind: written once, hardly ever read, so that time and larger units pay.
+    pub fn originals() -> Self {
+        Self {
+            small_segment_bytes: 128 << 10,
+            small_level: 12,
+            bulk_segment_bytes: 1 << 20,
+            bulk_level: 12,
+            ..Self::data()
+        }
+    }
+
     /// For the contents of files.
     pub fn files() -> Self {
         let matching = MatchSettings { match_bytes_min: 32, ..MatchSettings::default() };

@@ -33,6 +33,14 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 struct Place<'a> {
     role: StreamRole,
     file_name: &'a str,
+    settings: StreamSettings,
+}
+
+impl<'a> Place<'a> {
+    /// As dumps are stored.
+    fn data(role: StreamRole, file_name: &'a str) -> Self {
+        Self { role, file_name, settings: StreamSettings::data() }
+    }
 }
 
 /// Reads a stream to its end and stores it; the source's verdict decides whether it counts.
@@ -52,7 +60,7 @@ fn save_stream(
         }
     }
     let candidates = if parent.is_none() { saving.candidates(session) } else { Vec::new() };
-    let mut writer = StreamWriter::new(session, parent, candidates, StreamSettings::data());
+    let mut writer = StreamWriter::new(session, parent, candidates, place.settings);
     let mut sha256 = Context::new(&SHA256);
     let mut sampler = (place.role == StreamRole::Data).then(Sampler::new);
     let mut buffer = vec![0u8; READ_BYTES];
@@ -129,14 +137,14 @@ pub(super) fn save_postgres(
     let options = DumpOptions { lock_timeout: Some(LOCK_TIMEOUT), stall_timeout: Some(STALL_TIMEOUT) };
     let stream = dump::dump(processes, &tools, connection, &options)?;
     let file_name = format!("{}.dump", saving.name);
-    let place = Place { role: StreamRole::Data, file_name: &file_name };
+    let place = Place::data(StreamRole::Data, &file_name);
     let proof = save_stream(saving, session, Box::new(stream), &place, record, proofs)?;
     take_proof(saving, record, proof);
     if !globals {
         return Ok(());
     }
     let file_name = format!("{}.globals.sql", saving.name);
-    let place = Place { role: StreamRole::Globals, file_name: &file_name };
+    let place = Place::data(StreamRole::Globals, &file_name);
     match dump::globals(processes, &tools, connection, server.globals, &options) {
         Globals::Skipped(warning) => saving.warn(record, warning),
         Globals::Stream(stream) => match save_stream(saving, session, Box::new(stream), &place, record, proofs) {
@@ -168,7 +176,7 @@ pub(super) fn save_sqlite(
     let stream = SqliteStream::open(path, options)?;
     record.live_bytes = Some(stream.live_bytes());
     let file_name = format!("{}.sqlite3", saving.name);
-    let place = Place { role: StreamRole::Data, file_name: &file_name };
+    let place = Place::data(StreamRole::Data, &file_name);
     let proof = save_stream(saving, session, Box::new(stream), &place, record, proofs)?;
     take_proof(saving, record, proof);
     Ok(())
@@ -186,7 +194,7 @@ pub(super) fn save_command(
     record.reader_version = spec.name();
     let subject = format!("The output of {}", spec.name());
     let stream = CommandStream::start(saving.means.processes, spec, &subject, None)?;
-    let place = Place { role: StreamRole::Data, file_name };
+    let place = Place::data(StreamRole::Data, file_name);
     let proof = save_stream(saving, session, Box::new(stream), &place, record, proofs)?;
     take_proof(saving, record, proof);
     Ok(())
@@ -202,7 +210,7 @@ pub(super) fn save_stdin(
     proofs: &mut Vec<Proving>,
 ) -> Result<(), SaveError> {
     let stream = StdinStream::new(reader, Some(saving.means.cancel.flag()));
-    let place = Place { role: StreamRole::Data, file_name };
+    let place = Place::data(StreamRole::Data, file_name);
     let proof = save_stream(saving, session, Box::new(stream), &place, record, proofs)?;
     take_proof(saving, record, proof);
     Ok(())
@@ -220,7 +228,7 @@ pub(super) fn save_original(
     let packed = if packing.is_empty() { String::new() } else { format!(", {packing}") };
     record.reader_version = format!("{}{packed}", from.examined.content.as_str());
     let stream = OriginalStream::open(&from.path, &from.options, from.examined)?;
-    let place = Place { role: StreamRole::Data, file_name: &from.file_name };
+    let place = Place { settings: StreamSettings::originals(), ..Place::data(StreamRole::Data, &from.file_name) };
     let proof = save_stream(saving, session, Box::new(stream), &place, record, proofs)?;
     take_proof(saving, record, proof);
     Ok(())

@@ -23,7 +23,7 @@ const WINDOW_BYTES: u64 = 4 << 20;
 const DETOUR_BYTES: u64 = 256 << 10;
 /// Bytes of segments held by a reader beside the shared cache.
 const HELD_BYTES_MAX: usize = 14 << 20;
-/// Decoded runs of slices kept, bytes.
+/// Decoded runs of slices kept, bytes, unless [`StreamReader::keep_slices`] says otherwise.
 const SLICES_KEPT_BYTES: usize = 12 << 20;
 
 impl From<Uncovered> for RepoError {
@@ -55,6 +55,7 @@ pub struct StreamReader {
     spaces: Vec<VersionId>,
     slices: HashMap<(usize, usize), CachedSlice>,
     slices_bytes: usize,
+    slices_bytes_max: usize,
     tick: u64,
     window: (u64, u64, Arc<Vec<Run>>),
     held: HeldSegments,
@@ -142,6 +143,7 @@ impl StreamReader {
             spaces: Vec::new(),
             slices: HashMap::new(),
             slices_bytes: 0,
+            slices_bytes_max: SLICES_KEPT_BYTES,
             tick: 0,
             window: (0, 0, Arc::default()),
             held: HeldSegments::default(),
@@ -227,6 +229,11 @@ impl StreamReader {
         compose::flatten_levels(start, end, levels, |level, cover, runs| self.runs_of(index, packs, level, cover, runs))
     }
 
+    /// Keeps at most so many bytes of decoded slices.
+    pub fn keep_slices(&mut self, bytes_max: usize) {
+        self.slices_bytes_max = bytes_max;
+    }
+
     /// Gives back the memory of decoded segments.
     pub fn let_go(&mut self) {
         self.held = HeldSegments::default();
@@ -293,7 +300,7 @@ impl StreamReader {
         }
         runs.shrink_to_fit();
         let bytes = runs.len() * size_of::<Run>();
-        while self.slices_bytes + bytes > SLICES_KEPT_BYTES && !self.slices.is_empty() {
+        while self.slices_bytes + bytes > self.slices_bytes_max && !self.slices.is_empty() {
             let oldest = self.slices.iter().min_by_key(|(_, (_, used))| *used).map(|(k, _)| *k);
             if let Some((gone, _)) = oldest.and_then(|k| self.slices.remove(&k)) {
                 self.slices_bytes -= gone.len() * size_of::<Run>();

@@ -32,7 +32,7 @@ impl Default for AgainSettings {
     /// For a bound of 130 percent at any time: the hourly dumps measured come to need a quarter percent more with each
     /// version. Looks are frequent because the longer a segment waits, the less of it is left to be stored again.
     fn default() -> Self {
-        Self { every: 8, decoded_percent_max: 127 }
+        Self { every: 4, decoded_percent_max: 128 }
     }
 }
 

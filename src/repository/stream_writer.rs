@@ -34,7 +34,7 @@ const WINDOW_BYTES: usize = 4 << 20;
 const PARENT_BEHIND_BYTES: u64 = 1 << 20;
 const PARENT_AHEAD_BYTES: u64 = 3 << 20;
 /// Decoded slices of the parent kept in memory, beside everything else that a writer holds.
-const PARENT_SLICES_BYTES: usize = 8 << 20;
+const PARENT_SLICES_BYTES: usize = 6 << 20;
 /// Unmatched runs at least this long are cut into chunks and looked up in the chunk index.
 const BULK_RUN_BYTES: usize = 64 << 10;
 /// A window with more unmatched bytes than one part in this sends the writer looking for its place again.

@@ -5,14 +5,14 @@
 //! Invariant: the result is what [`super::reading::load_snapshots`] gives, since a kept record is the stored object
 //! itself, which is authenticated on every use, and the listing of the repository says which ones exist.
 
-use super::error::{RepoError, Result};
+use super::error::Result;
 use super::reading::UnreadableSnapshot;
 use super::snapshots::{self, LoadedSnapshot, SNAPSHOT_BYTES_MAX};
 use super::{accepted, tombstones};
 use crate::catalog::Catalog;
 use crate::domain::id::{Digest, SnapshotId};
 use crate::format::seal::Keys;
-use crate::storage::{ErrorKind, ObjectName, ReadStore, SessionPart};
+use crate::storage::{ObjectName, ReadStore, SessionPart};
 use rayon::prelude::*;
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -55,9 +55,12 @@ pub fn load_snapshots(
                 }
                 good.push(snapshot);
             }
-            // forgotten since the listing
-            Err(RepoError::Storage(e)) if e.kind == ErrorKind::NotFound => {}
-            Err(error) if error.concerns_one_object() => bad.push(UnreadableSnapshot { id, error }),
+            // a snapshot goes in one step, so one that is not listed any more was removed, not damaged
+            Err(error) if error.concerns_one_object() => {
+                if snapshots::list(store)?.binary_search(&id).is_ok() {
+                    bad.push(UnreadableSnapshot { id, error });
+                }
+            }
             Err(error) => return Err(error),
         }
         if fresh.len() >= GROUP {

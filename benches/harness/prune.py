@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Retention and prune beside the peers: a week of hourly states thinned to 24 hourly, 7 daily, 4 weekly.
 
-    benches/prune --states DIR [--work DIR] [--results DIR] [--tools holdfast,restic,borg] [--first-kept] [--limit N]
+    benches/prune --states DIR [--work DIR] [--results DIR] [--tools holdfast,restic,borg,rustic] [--first-kept] [--limit N]
 
 Every tool stores every state of DIR in order, an hour apart; then snapshots are forgotten by the same policy and the
 repository is pruned. Measured: CPU, wall and memory of forgetting and pruning, bytes before and after, dead bytes left
@@ -18,7 +18,7 @@ import os
 import shutil
 
 from measure import run, tree_size
-from tools import Borg, Holdfast, Restic
+from tools import Borg, Holdfast, Restic, Rustic
 
 START = datetime.datetime(2026, 1, 5, 0, 30, tzinfo=datetime.timezone.utc)
 KEEP = ["--keep-hourly", "24", "--keep-daily", "7", "--keep-weekly", "4"]
@@ -100,7 +100,38 @@ class PruneBorg(Borg):
         return None, None
 
 
-TOOLS = {"holdfast": PruneHoldfast, "restic": PruneRestic, "borg": PruneBorg}
+class PruneRustic(Rustic):
+    """rustic: forget, prune that deletes at once."""
+
+    def store(self, number, path, tags):
+        command = self.base + ["backup", "--json", "--force", "--stdin-filename", "app.dump", "--time",
+                               hour(number).strftime("%Y-%m-%d %H:%M:%S")]
+        tags = [part for tag in tags for part in ("--tag", tag)]
+        done = run(command + tags + ["-"], self.env, stdin=path, cwd=self.work)
+        self.snapshots.append(json.loads(done["stdout"])["id"])
+
+    def forget(self, first_kept):
+        tag = ["--keep-tags", "first"] if first_kept else []
+        done = run(self.base + ["forget", "--group-by", "host"] + KEEP + tag, self.env)
+        groups = json.loads(run(self.base + ["snapshots", "--json"], self.env)["stdout"])
+        return done, {entry["id"] for entry in entries(groups)}
+
+    def prune(self, *flags):
+        limit = ["--max-unused", "0B"] if "--full" in flags else []
+        return run(self.base + ["prune", "--instant-delete"] + limit, self.env), None
+
+    def dead(self):
+        return None, None
+
+
+def entries(groups):
+    """Snapshots of rustic's list, which has them by group, in one of two shapes."""
+    for group in groups:
+        inner = group.get("snapshots") if isinstance(group, dict) else group[-1]
+        yield from inner if inner is not None else [group]
+
+
+TOOLS = {"holdfast": PruneHoldfast, "restic": PruneRestic, "borg": PruneBorg, "rustic": PruneRustic}
 
 
 def restores(tool, states, numbers, out):

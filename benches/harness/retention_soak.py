@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """A long life under retention: many hourly states of a dump, forgotten and pruned by the default policy once a day.
 
-    benches/retention_soak [--states 2000] [--mb 10] [--work DIR] [--results DIR]
+    benches/retention_soak [--states 2000] [--mb 10] [--work DIR] [--results DIR] [--minutes N]
+
+What is done so far is kept in DIR after each simulated day: a run that was ended, by --minutes or otherwise, goes on when it is
+started again with the same options, and what it says at the end is about the whole. --states may grow in between.
 
 Prints once a simulated week: bytes stored, bytes decoded for a restore of the newest state, peak memory of backup and
 prune. At the end: bytes against a fresh repository of the kept states, bytes rewritten for each byte freed, and every
@@ -13,8 +16,11 @@ import datetime
 import hashlib
 import json
 import os
+import pickle
 import random
 import shutil
+import sys
+import time
 
 from measure import run, tree_size
 from tools import Holdfast
@@ -64,19 +70,30 @@ def main():
     parser.add_argument("--mb", type=float, default=10)
     parser.add_argument("--work", default="/tmp/holdfast-soak")
     parser.add_argument("--results")
+    parser.add_argument("--minutes", type=float)
     args = parser.parse_args()
+    began = time.monotonic()
     tool, fresh = Holdfast(args.work), Holdfast(os.path.join(args.work, "fresh"))
-    tool.prepare()
-    table, state = Table(args.mb * 1e6), os.path.join(tool.work, "state")
-    digests, written, freed, peak = {}, 0, 0, {"backup": 0.0, "prune": 0.0}
-    prune_cpu = 0.0
+    state, saved = os.path.join(tool.work, "state"), os.path.join(tool.work, f"progress-{args.mb}")
+    if os.path.exists(saved):
+        with open(saved, "rb") as file:
+            first, table, digests, written, freed, peak, prune_cpu = pickle.load(file)
+        known = json.loads(run([tool.binary, "snapshots", "--json"], tool.env, cwd=tool.work)["stdout"])["snapshots"]
+        # what was saved since then is saved again
+        for name in (s["id"] for s in known if s["id"] not in digests):
+            run([tool.binary, "remove", "--yes", name], tool.env, cwd=tool.work)
+        print(f"going on after {first} states", flush=True)
+    else:
+        tool.prepare()
+        first, table, digests, written, freed, prune_cpu = 0, Table(args.mb * 1e6), {}, 0, 0, 0.0
+        peak = {"backup": 0.0, "prune": 0.0}
 
     def hf(which, *command, stdin=None):
         return run([which.binary] + list(command), which.env, stdin=stdin, cwd=which.work)
 
     def store(which, number, path):
-        time = (START + datetime.timedelta(hours=number)).isoformat()
-        return hf(which, "backup", "--stdin", "--stdin-filename", "app.dump", "-q", "--time", time, stdin=path)
+        when = (START + datetime.timedelta(hours=number)).isoformat()
+        return hf(which, "backup", "--stdin", "--stdin-filename", "app.dump", "-q", "--time", when, stdin=path)
 
     def decoded_share(name):
         target = os.path.join(tool.work, "out")
@@ -87,7 +104,7 @@ def main():
                 raise SystemExit(f"snapshot {name} differs")
         return Holdfast._decoded(done) / os.path.getsize(os.path.join(target, "app.dump")), done["rss_mb"]
 
-    for number in range(args.states):
+    for number in range(first, args.states):
         if number:
             table.hour()
         digest = table.write(state)
@@ -105,6 +122,13 @@ def main():
             share, rss = decoded_share(name)
             print(f"hour {number + 1}: {tree_size(tool.repo)[0] / 1e6:.2f} MB stored, decoded {share:.2f} x, restore {rss} MB, "
                   f"peaks {peak}, prune {prune_cpu:.1f} s CPU so far", flush=True)
+        if number % 24 == 23:
+            with open(saved + ".new", "wb") as file:
+                pickle.dump((number + 1, table, digests, written, freed, peak, prune_cpu), file)
+            os.replace(saved + ".new", saved)
+            if args.minutes and time.monotonic() - began > args.minutes * 60 and number + 1 < args.states:
+                print(f"{number + 1} of {args.states} states: start it again to go on", flush=True)
+                sys.exit(3)
     kept = json.loads(hf(tool, "snapshots", "--json")["stdout"])["snapshots"]
     kept = sorted((s["id"] for s in kept), key=lambda name: digests[name][1])
     shares = [decoded_share(name)[0] for name in kept]

@@ -8,18 +8,19 @@ use super::invocation::Invocation;
 use super::settings::{self, Settings, TerminalPrompt, Unlock};
 use crate::catalog::Catalog;
 use crate::domain::id::{RepositoryId, SnapshotId};
-use crate::domain::selector::{self, Choice, Selector, SnapshotSummary};
+use crate::domain::selector::{self, Choice, Scope, Selector, SnapshotSummary};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time_spec::format_local;
 use crate::format::config_object::{Config, WriterParameters};
 use crate::format::key_slot::Secret;
-use crate::repository::cached_snapshots::load_snapshots;
+use crate::repository::cached_snapshots::{self, load_snapshots};
 use crate::repository::open::{self, OpenRepository};
 use crate::repository::reading::Reading;
 use crate::repository::snapshots::LoadedSnapshot;
 use crate::repository::{self, Finding};
 use crate::storage::local::LocalStore;
 use crate::storage::{ErrorKind, ReadStore};
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::ops::Deref;
@@ -352,18 +353,52 @@ impl Listing {
         invocation: &Invocation,
         selectors: &[S],
         scope: &ScopeArgs,
-        keep: impl Fn(&Snapshot) -> bool,
+        keep: impl Fn(&Snapshot) -> bool + Sync,
     ) -> Result<Vec<LoadedSnapshot>, Failure> {
+        self.listed(invocation, selectors, scope, keep, |loaded| loaded)
+    }
+
+    /// As [`Self::filter`], with what `shape` makes of each: a long list is never in memory as records.
+    ///
+    /// # Errors
+    /// Exit codes 2 and 20.
+    pub(crate) fn listed<S: AsRef<OsStr>, T: Send>(
+        &self,
+        invocation: &Invocation,
+        selectors: &[S],
+        scope: &ScopeArgs,
+        keep: impl Fn(&Snapshot) -> bool + Sync,
+        shape: impl Fn(LoadedSnapshot) -> T + Sync,
+    ) -> Result<Vec<T>, Failure> {
         let read = |text: &S| read_selector(invocation, text.as_ref());
         let selectors: Vec<Selector> = selectors.iter().map(read).collect::<Result<_, _>>()?;
-        let mut loaded = self.snapshots()?;
-        loaded.retain(|l| keep(&l.snapshot));
-        let summaries: Vec<SnapshotSummary> = loaded.iter().map(|l| SnapshotSummary::from(&l.snapshot)).collect();
-        let chosen = selector::filter(&selectors, &summaries, &scope.scope(None))
-            .map_err(|error| Failure::from_selection(&error, &invocation.environment.time_zone))?;
-        let ids: HashSet<SnapshotId> = chosen.iter().map(|summary| summary.id).collect();
-        loaded.retain(|l| ids.contains(&l.snapshot.id));
-        Ok(loaded)
+        let scope = scope.scope(None);
+        let everything = selectors.is_empty() && scope == Scope::default();
+        let of_one = |loaded: LoadedSnapshot| {
+            let snapshot = &loaded.snapshot;
+            let (order, healed, kept) = ((snapshot.time_ns, snapshot.id), loaded.healed.clone(), keep(snapshot));
+            let summary = (kept && !everything).then(|| SnapshotSummary::from(snapshot));
+            (order, healed, summary, kept.then(|| shape(loaded)))
+        };
+        let (mut rows, mut summaries) = (Vec::new(), Vec::new());
+        let (store, keys) = (&*self.repository.store, &self.repository.keys);
+        let bad = cached_snapshots::each(store, keys, &self.catalog, of_one, |(order, healed, summary, row)| {
+            healed.into_iter().for_each(|healed| self.remember(healed));
+            summaries.extend(summary);
+            rows.extend(row.map(|row| (order, row)));
+        })?;
+        for snapshot in bad {
+            self.remember(format!("Snapshot {} cannot be read: {}", snapshot.id.hex(), snapshot.error));
+        }
+        rows.sort_by_key(|(order, _)| Reverse(*order));
+        if !everything {
+            summaries.sort_by_key(|summary| Reverse((summary.time_ns, summary.id)));
+            let chosen = selector::filter(&selectors, &summaries, &scope)
+                .map_err(|error| Failure::from_selection(&error, &invocation.environment.time_zone))?;
+            let ids: HashSet<SnapshotId> = chosen.iter().map(|summary| summary.id).collect();
+            rows.retain(|((_, id), _)| ids.contains(id));
+        }
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
 
     /// Ends a command that worked: with `exit`, or with exit code 13 when damage was met on the way.

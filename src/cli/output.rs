@@ -448,6 +448,11 @@ fn fit(text: &str, columns: Option<u16>) -> String {
 
 fn render_table(columns: &[Column], rows: &[Vec<String>], columns_max: Option<u16>, terminal: bool) -> String {
     use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+    if columns_max.is_none()
+        && let Some(text) = plain_table(columns, rows)
+    {
+        return text;
+    }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     match columns_max {
@@ -470,6 +475,34 @@ fn render_table(columns: &[Column], rows: &[Vec<String>], columns_max: Option<u1
         text.push('\n');
     }
     text
+}
+
+/// The same table for long lists, in a fraction of the time: with texts of ASCII alone, whose width is their length, and no
+/// width to keep to. None for others.
+fn plain_table(columns: &[Column], rows: &[Vec<String>]) -> Option<String> {
+    let is_plain = |text: &String| text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if !rows.iter().flatten().all(is_plain) {
+        return None;
+    }
+    let width = |(at, column): (usize, &Column)| {
+        let widest = rows.iter().filter_map(|row| row.get(at)).map(String::len).max();
+        widest.unwrap_or(0).max(column.heading.len())
+    };
+    let widths: Vec<usize> = columns.iter().enumerate().map(width).collect();
+    let mut text = String::with_capacity((rows.len() + 1) * widths.iter().map(|width| width + 2).sum::<usize>());
+    let blanks = " ".repeat(widths.iter().copied().max().unwrap_or(0));
+    let headings: Vec<String> = columns.iter().map(|column| column.heading.to_owned()).collect();
+    for row in std::iter::once(&headings).chain(rows) {
+        let start = text.len();
+        for ((cell, width), column) in row.iter().zip(&widths).zip(columns) {
+            let fill = blanks.get(..width - cell.len()).unwrap_or_default();
+            let (before, after) = if column.numeric { (fill, "") } else { ("", fill) };
+            text.extend([before, cell, after, "  "]);
+        }
+        text.truncate(start + text.get(start..).map_or(0, |line| line.trim_end().len()));
+        text.push('\n');
+    }
+    Some(text)
 }
 
 #[cfg(test)]

@@ -17,12 +17,10 @@ use rayon::prelude::*;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-/// New records are handed to the catalog in groups of this many.
-const GROUP: usize = 256;
+/// Records come from the catalog, and new ones are handed to it, in groups of this many.
+const GROUP: usize = 512;
 
-/// Loads every visible snapshot that can be read, newest first; the others are returned beside them. A snapshot whose
-/// first copy is damaged is never kept, so that the damage is met again each time. Forgotten snapshots are not visible;
-/// one whose tombstone cannot be read is, and says so in [`LoadedSnapshot::healed`]. Accepted snapshots are not suspect.
+/// Loads every visible snapshot that can be read, newest first; the others are returned beside them. As [`each`].
 ///
 /// # Errors
 /// Storage errors other than damage.
@@ -31,18 +29,52 @@ pub fn load_snapshots(
     keys: &Keys,
     catalog: &Catalog,
 ) -> Result<(Vec<LoadedSnapshot>, Vec<UnreadableSnapshot>)> {
+    let mut good = Vec::new();
+    let bad = each(store, keys, catalog, |loaded| loaded, |loaded| good.push(loaded))?;
+    good.sort_by_key(|loaded| Reverse((loaded.snapshot.time_ns, loaded.snapshot.id)));
+    Ok((good, bad))
+}
+
+/// Hands what `shape` makes of every visible snapshot that can be read to `found`, in no order, and returns the others. For
+/// those who need little of each: a long history is never in memory as a whole, and `shape` runs on all cores. A snapshot
+/// whose first copy is damaged is never kept in the catalog, so that the damage is met again each time. Forgotten snapshots
+/// are not visible; one whose tombstone cannot be read is, and says so in [`LoadedSnapshot::healed`]. Accepted snapshots are
+/// not suspect.
+///
+/// # Errors
+/// Storage errors other than damage.
+pub fn each<T: Send>(
+    store: &dyn ReadStore,
+    keys: &Keys,
+    catalog: &Catalog,
+    shape: impl Fn(LoadedSnapshot) -> T + Sync,
+    mut found: impl FnMut(T),
+) -> Result<Vec<UnreadableSnapshot>> {
     let listed = snapshots::list(store)?;
     // After the snapshots: one that was forgotten in between is hidden, and none is hidden too early.
     let mut forgotten = tombstones::load(store, keys)?;
     let (mut known, mut gone) = (HashSet::new(), Vec::new());
-    let (mut good, mut bad, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bad, mut fresh) = (Vec::new(), Vec::new());
+    // of these something else must be looked up, for all of them together
+    let mut marked: Vec<LoadedSnapshot> = Vec::new();
+    let is_marked = |loaded: &LoadedSnapshot| {
+        loaded.snapshot.suspect.is_some() || forgotten.damaged.contains_key(&loaded.snapshot.id)
+    };
     catalog.each_snapshot_record(GROUP, |records| {
         let (there, not): (Vec<_>, Vec<_>) = records.into_iter().partition(|(id, _)| listed.binary_search(id).is_ok());
         gone.extend(not.into_iter().map(|(id, _)| id));
         let wanted = there.into_par_iter().filter(|(id, _)| !forgotten.hides(*id));
-        let opened: Vec<LoadedSnapshot> = wanted.filter_map(|(id, bytes)| kept(keys, id, &bytes)).collect();
-        known.extend(opened.iter().map(|loaded| loaded.snapshot.id));
-        good.extend(opened);
+        let opened = wanted.filter_map(|(id, bytes)| {
+            let loaded = kept(keys, id, &bytes)?;
+            Some((id, if is_marked(&loaded) { Err(loaded) } else { Ok(shape(loaded)) }))
+        });
+        for (id, opened) in opened.collect::<Vec<_>>() {
+            known.insert(id);
+            match opened {
+                Ok(shaped) => found(shaped),
+                Err(loaded) => marked.push(loaded),
+            }
+        }
     });
     for &id in listed.iter().filter(|id| !forgotten.hides(**id) && !known.contains(*id)) {
         match snapshots::load(store, keys, id) {
@@ -53,7 +85,7 @@ pub fn load_snapshots(
                         fresh.push((id, snapshot.snapshot.time_ns, bytes));
                     }
                 }
-                good.push(snapshot);
+                if is_marked(&snapshot) { marked.push(snapshot) } else { found(shape(snapshot)) }
             }
             // a snapshot goes in one step, so one that is not listed any more was removed, not damaged
             Err(error) if error.concerns_one_object() => {
@@ -69,16 +101,16 @@ pub fn load_snapshots(
         }
     }
     catalog.put_snapshots(&fresh);
-    for loaded in &mut good {
+    for loaded in &mut marked {
         if let Some(error) = forgotten.damaged.remove(&loaded.snapshot.id) {
             let also = loaded.healed.take().map(|healed| format!("; {healed}")).unwrap_or_default();
             loaded.healed = Some(format!("{error}; the snapshot counts as not forgotten{also}"));
         }
     }
-    accept(store, keys, &mut good)?;
+    accept(store, keys, &mut marked)?;
+    marked.into_iter().map(shape).for_each(found);
     catalog.drop_snapshots(&gone);
-    good.sort_by_key(|loaded| Reverse((loaded.snapshot.time_ns, loaded.snapshot.id)));
-    Ok((good, bad))
+    Ok(bad)
 }
 
 /// Takes the mark of those suspects away that somebody accepted.

@@ -9,6 +9,7 @@
 //! record needs whole is then needed at no old place, because the merge writes it into a space of its own.
 
 use super::error::{RepoError, Result};
+use super::head_facts::{Facts, HeadFacts};
 use super::index::RepositoryIndex;
 use super::named_parts::NamedParts;
 use super::pack_reader::PackReader;
@@ -20,6 +21,7 @@ use crate::format::gathered::Gathered;
 use crate::recipe::run::{Intervals, intersect, normalize, subtract};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 /// Dead bytes between two live pieces that are kept with them: naming two pieces would cost as much.
 pub const PIECE_GAP_BYTES: u64 = 4;
@@ -77,8 +79,13 @@ impl Marking {
     ///
     /// # Errors
     /// Damage or absence of anything that is needed: then nothing may be deleted. Storage errors.
-    pub fn of(index: &RepositoryIndex, packs: &PackReader, roots: &HashSet<VersionId>) -> Result<Self> {
-        Self::gathering(index, packs, roots, Gather::Nothing)
+    pub fn of(
+        index: &RepositoryIndex,
+        packs: &PackReader,
+        heads: &HeadFacts,
+        roots: &HashSet<VersionId>,
+    ) -> Result<Self> {
+        Self::gathering((index, packs), heads, roots, Gather::Nothing)
     }
 
     /// The same, for choosing what to do: with literals to bring together. What these merges move is not needed at its
@@ -87,12 +94,12 @@ impl Marking {
     /// # Errors
     /// As [`Self::of`].
     pub fn gathering(
-        index: &RepositoryIndex,
-        packs: &PackReader,
+        from: (&RepositoryIndex, &PackReader),
+        heads: &HeadFacts,
         roots: &HashSet<VersionId>,
         gather: Gather,
     ) -> Result<Self> {
-        let mut records = Records::new(index, packs, roots, gather);
+        let mut records = Records::new(from, heads, roots, gather);
         let mut marking = Self::default();
         let (mut merges, mut staying): (Vec<Merge>, Vec<Merge>) = (Vec::new(), Vec::new());
         let mut sorted: Vec<VersionId> = roots.iter().copied().collect();
@@ -173,7 +180,7 @@ impl Marking {
         let mut jumps = Jumps::default();
         // few places are not worth a space of their own: whether they are few is known at the end
         let mut first: Vec<(VersionId, u64, u64)> = Vec::new();
-        record_merge::compose(records.index, records.packs, record, |_, space, run| {
+        record_merge::compose(records.index, records.packs, record, |space, run| {
             let Some(space) = space.filter(|space| !self.whole.contains_key(space)) else { return Ok(()) };
             let (start, end) = (run.src, run.src_end());
             if gather == Gather::Nothing || run.len >= GATHERED_RUN_BYTES {
@@ -207,7 +214,7 @@ impl Marking {
         for merge in merges.iter().filter(|merge| improved.contains(&merge.version)) {
             let (mut jumps, mut found): (Jumps, HashMap<VersionId, Intervals>) = Default::default();
             let own = records.own_space(merge.version)?;
-            record_merge::compose(records.index, records.packs, merge, |_, space, run| {
+            record_merge::compose(records.index, records.packs, merge, |space, run| {
                 if let Some(space) = space.filter(|_| run.len < GATHERED_RUN_BYTES) {
                     for (start, end) in self.moved_in(space, run.src, run.src_end()) {
                         if own != Some(space) {
@@ -340,18 +347,6 @@ impl Jumps {
     }
 }
 
-/// The parts of a head that marking needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Facts {
-    generation: u32,
-    flat_runs: u64,
-    parent: Option<VersionId>,
-    /// Foreign literal spaces.
-    spaces: Vec<VersionId>,
-    literal_bytes: u64,
-    gathered: Option<Gathered>,
-}
-
 /// Where a chain of records that are not needed ends.
 enum Base {
     /// At the record of a version that is needed.
@@ -363,39 +358,35 @@ enum Base {
 /// A version to make edits against, and records that are kept below it.
 type Older = Option<(VersionId, u32)>;
 
-/// The heads of records, each read once, and what follows from them.
+/// The heads of records and what follows from them.
 struct Records<'r> {
     index: &'r RepositoryIndex,
     packs: &'r PackReader,
+    heads: &'r HeadFacts,
     roots: &'r HashSet<VersionId>,
     gather: Gather,
-    known: HashMap<VersionId, Facts>,
+    known: HashMap<VersionId, Rc<Facts>>,
     depths: HashMap<VersionId, u32>,
     /// For each full recipe; without a value while it is looked for.
     older: HashMap<VersionId, Option<Older>>,
 }
 
 impl<'r> Records<'r> {
-    fn new(index: &'r RepositoryIndex, packs: &'r PackReader, roots: &'r HashSet<VersionId>, gather: Gather) -> Self {
+    fn new(
+        (index, packs): (&'r RepositoryIndex, &'r PackReader),
+        heads: &'r HeadFacts,
+        roots: &'r HashSet<VersionId>,
+        gather: Gather,
+    ) -> Self {
         let (known, depths, older) = Default::default();
-        Self { index, packs, roots, gather, known, depths, older }
+        Self { index, packs, heads, roots, gather, known, depths, older }
     }
 
     fn facts(&mut self, version: VersionId) -> Result<&Facts> {
-        match self.known.entry(version) {
-            Entry::Occupied(found) => Ok(found.into_mut()),
-            Entry::Vacant(unknown) => {
-                let (head, _) = read_head(self.index, self.packs, version)?;
-                Ok(unknown.insert(Facts {
-                    generation: head.generation,
-                    flat_runs: head.flat_runs,
-                    parent: head.parent,
-                    gathered: Gathered::of(&head.extensions),
-                    spaces: head.spaces.into_iter().filter(|s| *s != version).collect(),
-                    literal_bytes: head.literal_bytes,
-                }))
-            }
-        }
+        Ok(match self.known.entry(version) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(self.heads.of(self.index, self.packs, version)?),
+        })
     }
 
     /// How many records there are down to the next one that is needed, the version's own counted, and what is there.
@@ -477,7 +468,7 @@ impl<'r> Records<'r> {
     /// True when a record names many short places here and there, beside what is known.
     fn jumps(&self, record: &Merge, is_known: impl Fn(VersionId) -> bool) -> Result<bool> {
         let mut jumps = Jumps::default();
-        record_merge::compose(self.index, self.packs, record, |_, space, run| {
+        record_merge::compose(self.index, self.packs, record, |space, run| {
             if let Some(space) = space.filter(|space| run.len < GATHERED_RUN_BYTES && !is_known(*space)) {
                 jumps.count(space, run.src, run.src_end());
             }

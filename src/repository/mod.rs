@@ -9,6 +9,7 @@ pub mod chunk_table;
 pub mod closure;
 pub mod condemned;
 pub mod error;
+pub mod head_facts;
 pub mod index;
 pub mod index_cache;
 pub mod index_loader;
@@ -33,6 +34,7 @@ pub mod session;
 pub mod snapshots;
 pub mod stream_reader;
 pub mod stream_writer;
+mod taken;
 pub mod tombstones;
 
 use crate::domain::id::KeySlotId;

@@ -264,6 +264,12 @@ impl PackReader {
         if absent && unsure() { RepoError::PackGone { pack } } else { error }
     }
 
+    /// Drops what is kept of tables and segments: for long runs, before something else needs the memory.
+    pub fn drop_caches(&self) {
+        locked(&self.tables).clear();
+        *locked(&self.segments) = SegmentCache::default();
+    }
+
     /// Notes damage that a second copy or parity made good.
     pub fn note_healed(&self, what: String) {
         let mut healed = locked(&self.healed);

@@ -12,6 +12,7 @@ use super::liveness::Marking;
 use super::pack_reader::PackReader;
 use super::pack_writer::{NewBlob, PackWriter};
 use super::stream_reader::{StreamReader, read_head};
+use super::taken::Taken;
 use crate::domain::id::VersionId;
 use crate::format::codec;
 use crate::format::gathered::{self, Gathered};
@@ -24,11 +25,6 @@ use std::collections::HashMap;
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Level for heads.
 const HEAD_LEVEL: i32 = 9;
-/// Raw bytes of a segment of gathered literals: of scattered ones, and where they are most of the stream.
-const SCATTERED_BYTES: usize = 64 << 10;
-const DENSE_BYTES: usize = 512 << 10;
-const SCATTERED_LEVEL: i32 = 9;
-const DENSE_LEVEL: i32 = 6;
 
 /// A record to be written anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +40,7 @@ pub struct Merge {
     pub by_recipe: bool,
 }
 
-/// Hands every composed run of a merge to `each`, in stream order: the reader in whose numbering the run is, the space
-/// (None: the kept parent's stream) and the run.
+/// Hands every composed run of a merge to `each`, in stream order: the space (None: the kept parent's stream) and the run.
 ///
 /// # Errors
 /// Damage, storage errors, what `each` returns.
@@ -53,7 +48,7 @@ pub fn compose(
     index: &RepositoryIndex,
     packs: &PackReader,
     merge: &Merge,
-    mut each: impl FnMut(&mut StreamReader, Option<VersionId>, Run) -> Result<()>,
+    mut each: impl FnMut(Option<VersionId>, Run) -> Result<()>,
 ) -> Result<()> {
     let mut reader = StreamReader::open(index, packs, merge.version)?;
     let (mut at, total) = (0, reader.plain_bytes());
@@ -65,9 +60,9 @@ pub fn compose(
                 let space = reader.space(run.space).unwrap_or_default();
                 // own literals stay own
                 if space == merge.version {
-                    each(&mut reader, Some(space), run)?;
+                    each(Some(space), run)?;
                 } else {
-                    places.split(space, run, &mut |space, run| each(&mut reader, space, run))?;
+                    places.split(space, run, &mut each)?;
                 }
             }
             at = to;
@@ -78,7 +73,7 @@ pub fn compose(
         let to = (at + WINDOW_BYTES).min(total);
         for run in reader.composed(index, packs, at, to, merge.levels)? {
             let space = if run.space == PARENT { None } else { reader.space(run.space) };
-            each(&mut reader, space, run)?;
+            each(space, run)?;
         }
         at = to;
     }
@@ -241,70 +236,32 @@ pub fn write(
         own_end: 0,
         run_count: 0,
         bytes: 0,
-        taken: Taken { space: gathered, copies, start: 0, since: 0, bytes: Vec::new() },
+        taken: Taken::new(gathered, copies),
     };
-    compose(index, packs, merge, |reader, space, run| {
+    compose(index, packs, merge, |space, run| {
         let Some(id) = space else { return record.put(writer, PARENT, run.dst, run.src, u64::from(run.len)) };
         let mut at = run.src;
         for (start, end) in marking.moved_in(id, run.src, run.src_end()) {
             record.push(writer, id, part_of(run, at, start))?;
             let part = part_of(run, start, end);
-            let to = record.taken.end();
-            reader.read_run(index, packs, &part, &mut record.taken.bytes)?;
             let number = record.number(gathered);
-            record.put(writer, number, part.dst, to, end - start)?;
-            record.taken.flush_when_full(writer, part.dst_end())?;
+            record.put(writer, number, part.dst, record.taken.end(), end - start)?;
+            record.taken.add(id, &part);
+            if record.taken.is_full() {
+                record.taken.write((index, packs), writer)?;
+            }
             at = end;
         }
         record.push(writer, id, part_of(run, at, run.src_end()))
     })?;
+    record.close_slice(writer)?;
+    record.taken.finish((index, packs), writer)?;
     record.finish(writer, below)
 }
 
 /// The part of a run over a literal space that has these offsets there.
 fn part_of(run: Run, start: u64, end: u64) -> Run {
     Run { dst: run.dst + (start - run.src), src: start, len: length(end.saturating_sub(start)), space: run.space }
-}
-
-/// Literals on their way into the space made for a record.
-struct Taken {
-    space: VersionId,
-    copies: u8,
-    /// First offset of the open segment, in the space and in the stream.
-    start: u64,
-    since: u64,
-    bytes: Vec<u8>,
-}
-
-impl Taken {
-    fn end(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-
-    /// `dst` is how far the stream is taken.
-    fn flush_when_full(&mut self, writer: &mut PackWriter, dst: u64) -> Result<()> {
-        let is_dense = self.bytes.len() as u64 * 2 > dst.saturating_sub(self.since);
-        if self.bytes.len() < if is_dense { DENSE_BYTES } else { SCATTERED_BYTES } {
-            return Ok(());
-        }
-        self.flush(writer)?;
-        self.since = dst;
-        Ok(())
-    }
-
-    fn flush(&mut self, writer: &mut PackWriter) -> Result<()> {
-        let bytes = std::mem::take(&mut self.bytes);
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let level = if bytes.len() < DENSE_BYTES / 2 { SCATTERED_LEVEL } else { DENSE_LEVEL };
-        let blob = NewBlob::Segment { space: self.space, start: self.start };
-        self.start += bytes.len() as u64;
-        if self.copies > 1 {
-            writer.add(1, blob, bytes.clone(), level)?;
-        }
-        writer.add(0, blob, bytes, level)
-    }
 }
 
 /// A record being written.
@@ -390,10 +347,7 @@ impl Record {
     }
 
     fn finish(mut self, writer: &mut PackWriter, below: Option<&VersionHead>) -> Result<Written> {
-        self.close_slice(writer)?;
-        self.taken.flush(writer)?;
-        let (space, bytes) = (self.taken.space, self.taken.start);
-        let gathered = (bytes > 0).then_some(Gathered { space, bytes });
+        let gathered = self.taken.gathered();
         self.head.extensions.extend(gathered.map(|gathered| gathered.extension()));
         if self.dst != self.head.plain_bytes || self.literal != self.head.literal_bytes {
             return Err(RepoError::ProofFailed {
@@ -407,7 +361,7 @@ impl Record {
         let blob = NewBlob::Head { version: self.head.version, generation: self.head.generation };
         writer.add(1, blob, bytes.clone(), HEAD_LEVEL)?;
         writer.add(0, blob, bytes, HEAD_LEVEL)?;
-        Ok(Written { head: self.head, gathered, copies: self.taken.copies })
+        Ok(Written { head: self.head, gathered, copies: self.taken.copies() })
     }
 }
 

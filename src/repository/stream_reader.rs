@@ -437,20 +437,6 @@ impl StreamReader {
         Ok(())
     }
 
-    /// Appends the bytes of one run over a literal space, in this reader's numbering of spaces.
-    ///
-    /// # Errors
-    /// Damage, storage errors.
-    pub fn read_run(
-        &mut self,
-        index: &RepositoryIndex,
-        packs: &PackReader,
-        run: &Run,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
-        self.gather(index, packs, std::slice::from_ref(run), run.dst, run.dst_end(), out)
-    }
-
     fn gather(
         &mut self,
         index: &RepositoryIndex,

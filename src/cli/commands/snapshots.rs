@@ -17,23 +17,27 @@ use jiff::tz::TimeZone;
 /// Lists snapshots.
 pub(crate) fn run(invocation: &Invocation, args: &SnapshotsArgs) -> Result<ExitCode, Failure> {
     let listing = opening::open_for_listing(invocation)?;
-    let chosen = listing.filter(invocation, &args.selectors, &args.scope, |snapshot| {
+    let wanted = |snapshot: &Snapshot| {
         args.class.as_ref().is_none_or(|class| snapshot.class.as_ref() == Some(class))
             && args.tags.iter().all(|tag| snapshot.tags.contains(tag))
-    })?;
+    };
     let output = &invocation.output;
     if invocation.global.json {
+        let chosen = listing.filter(invocation, &args.selectors, &args.scope, wanted)?;
         let mut document = output.document("snapshots");
         for loaded in &chosen {
             document.push(&json::snapshot(&loaded.snapshot, loaded.accepted)).map_err(|error| not_json(&error))?;
         }
         document.finish();
     } else if let Some(template) = &args.format {
-        for loaded in &chosen {
-            output.line(&template.render(|field| field_text(&loaded.snapshot, field)));
+        let line = |loaded: LoadedSnapshot| template.render(|field| field_text(&loaded.snapshot, field));
+        for line in listing.listed(invocation, &args.selectors, &args.scope, wanted, line)? {
+            output.line(&line);
         }
     } else {
-        table(invocation, &chosen, args.size);
+        let zone = &invocation.environment.time_zone;
+        let row = |loaded: LoadedSnapshot| row(&loaded.snapshot, zone, args.size);
+        table(invocation, &listing.listed(invocation, &args.selectors, &args.scope, wanted, row)?, args.size);
     }
     listing.conclude(invocation, ExitCode::Success)
 }
@@ -43,8 +47,8 @@ pub(crate) fn not_json(error: &serde_json::Error) -> Failure {
     Failure::new(ExitCode::Failed, "json", "The result cannot be written as JSON").caused_by(error)
 }
 
-fn table(invocation: &Invocation, chosen: &[LoadedSnapshot], size: bool) {
-    if chosen.is_empty() {
+fn table(invocation: &Invocation, rows: &[Vec<String>], size: bool) {
+    if rows.is_empty() {
         invocation.output.note("snapshots.none", "there are no snapshots");
         return;
     }
@@ -54,26 +58,26 @@ fn table(invocation: &Invocation, chosen: &[LoadedSnapshot], size: bool) {
         columns.extend([Column::number("Size"), Column::number("Added")]);
     }
     columns.push(Column::text("Status"));
-    let row = |snapshot: &Snapshot| {
-        let mut row = vec![
-            snapshot.id.short(),
-            format_local(snapshot.time_ns, &invocation.environment.time_zone),
-            snapshot.system.host.clone(),
-            snapshot.class.clone().unwrap_or_default(),
-            snapshot.tags.join(","),
-            sources(snapshot),
-        ];
-        if size {
-            row.extend([format_size(plain_bytes(snapshot)), format_size(snapshot.stored_bytes)]);
-        }
-        row.push(status(snapshot));
-        row
-    };
-    let rows: Vec<Vec<String>> = chosen.iter().map(|loaded| row(&loaded.snapshot)).collect();
-    invocation.output.table(&columns, &rows);
-    let noun = if chosen.len() == 1 { "snapshot" } else { "snapshots" };
-    let number = format_count(u64::try_from(chosen.len()).unwrap_or(u64::MAX));
+    invocation.output.table(&columns, rows);
+    let noun = if rows.len() == 1 { "snapshot" } else { "snapshots" };
+    let number = format_count(u64::try_from(rows.len()).unwrap_or(u64::MAX));
     invocation.output.note("snapshots.count", &format!("{number} {noun}"));
+}
+
+fn row(snapshot: &Snapshot, zone: &TimeZone, size: bool) -> Vec<String> {
+    let mut row = vec![
+        snapshot.id.short(),
+        format_local(snapshot.time_ns, zone),
+        snapshot.system.host.clone(),
+        snapshot.class.clone().unwrap_or_default(),
+        snapshot.tags.join(","),
+        sources(snapshot),
+    ];
+    if size {
+        row.extend([format_size(plain_bytes(snapshot)), format_size(snapshot.stored_bytes)]);
+    }
+    row.push(status(snapshot));
+    row
 }
 
 fn sources(snapshot: &Snapshot) -> String {

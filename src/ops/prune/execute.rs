@@ -10,6 +10,7 @@ use crate::ops::observer::{Event, Progress};
 use crate::repository::closure::{Coverage, LostLiterals, first_hole, lost_literals};
 use crate::repository::condemned::{self, Condemned};
 use crate::repository::error::RepoError;
+use crate::repository::head_facts::HeadFacts;
 use crate::repository::index::{PackNumber, RepositoryIndex};
 use crate::repository::liveness::Marking;
 use crate::repository::pack_reader::{PackReader, SEGMENT_CACHE_BYTES};
@@ -24,12 +25,14 @@ use std::sync::Arc;
 
 /// Packs written by a prune aim at this length at least.
 const PACK_BYTES_MIN: u64 = 4 << 20;
+/// Decoded segments kept beside those that readers hold.
+const PROOF_CACHE_BYTES: usize = 4 << 20;
 /// Bytes decoded at a time when two forms of a stream are compared.
 const COMPARE_BYTES: u64 = 2 << 20;
 
 /// Executes a plan. What was written and not published is removed again when it fails.
 pub(super) fn execute(
-    means: &PruneMeans<'_>,
+    (means, heads): (&PruneMeans<'_>, &HeadFacts),
     view: View,
     plan: Plan,
     report: &mut PruneReport,
@@ -38,7 +41,7 @@ pub(super) fn execute(
         (Arc::clone(&means.store) as Arc<dyn WriteStore>, Arc::clone(&means.keys), Arc::clone(&means.random));
     let mut writer = PackWriter::new(writer, keys, random).with_target(&means.parameters).for_rewriting(PACK_BYTES_MIN);
     let mut written = Vec::new();
-    match write_and_prove(means, &view, &plan, &mut writer, &mut written, report) {
+    match write_and_prove((means, heads), &view, &plan, &mut writer, &mut written, report) {
         Ok(gone) => {
             report.written_bytes += writer.parity_bytes();
             publish_and_condemn(means, view, plan, written, gone, report)
@@ -51,7 +54,7 @@ pub(super) fn execute(
 }
 
 fn write_and_prove(
-    means: &PruneMeans<'_>,
+    (means, known): (&PruneMeans<'_>, &HeadFacts),
     view: &View,
     plan: &Plan,
     writer: &mut PackWriter,
@@ -109,7 +112,7 @@ fn write_and_prove(
     for pack in written.iter() {
         after.add_pack(pack, None);
     }
-    report.versions_proved += prove(means, view, plan, &after, &gone)?;
+    report.versions_proved += prove((means, known), view, plan, &after, &gone)?;
     whole_in_each_copy(means, &after, &gathered)?;
     Ok(gone)
 }
@@ -145,7 +148,7 @@ fn next_generation(present: u32, means: &PruneMeans<'_>) -> u32 {
 
 /// Proves that everything needed is still there when nothing but `after` is left. Returns the versions decoded.
 fn prove(
-    means: &PruneMeans<'_>,
+    (means, heads): (&PruneMeans<'_>, &HeadFacts),
     view: &View,
     plan: &Plan,
     after: &RepositoryIndex,
@@ -157,8 +160,10 @@ fn prove(
         total_bytes: None,
         total_items: Some(total),
     });
+    // every version is decoded from its first byte to its last, with what its own reader holds
+    view.packs.drop_caches();
     let packs =
-        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
+        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), PROOF_CACHE_BYTES);
     let failed = |what: String| {
         move |error: RepoError| match error {
             error if error.concerns_one_object() || matches!(error, RepoError::ProofFailed { .. }) => {
@@ -167,8 +172,9 @@ fn prove(
             error => PruneError::Repository(error),
         }
     };
-    // marked anew from what stays: whatever the first marking forgot is missing here
-    let marking = Marking::of(after, &packs, &view.needed).map_err(failed("the records".to_owned()))?;
+    // marked anew from what stays: whatever the first marking forgot is missing here. What is known of heads is known of
+    // records that the index of what stays names, too; those that are written anew are read
+    let marking = Marking::of(after, &packs, heads, &view.needed).map_err(failed("the records".to_owned()))?;
     covered(view, after, &packs, &marking, gone)?;
     let mut done = 0;
     for merge in &plan.merges {

@@ -12,6 +12,7 @@ use crate::ops::observer::{Event, Progress};
 use crate::repository::closure::{LostLiterals, lost_literals};
 use crate::repository::condemned::{self, Condemned};
 use crate::repository::error::RepoError;
+use crate::repository::head_facts::HeadFacts;
 use crate::repository::index::{PackNumber, RepositoryIndex};
 use crate::repository::index_loader;
 use crate::repository::liveness::Marking;
@@ -39,7 +40,12 @@ pub(super) struct Own {
 }
 
 /// Finishes the record of this run, if no session is in the way.
-pub(super) fn finish_own(means: &PruneMeans<'_>, own: &Own, report: &mut PruneReport) -> Result<(), PruneError> {
+pub(super) fn finish_own(
+    means: &PruneMeans<'_>,
+    heads: &HeadFacts,
+    own: &Own,
+    report: &mut PruneReport,
+) -> Result<(), PruneError> {
     let waiting = sessions_in_the_way(means, own.record.id, report)?;
     if !waiting.is_empty() {
         report.packs_waiting += own.record.packs.len() as u64;
@@ -51,11 +57,15 @@ pub(super) fn finish_own(means: &PruneMeans<'_>, own: &Own, report: &mut PruneRe
     let unchanged = (means.roots)()? == own.roots
         && others(means, own.record.id)?.is_empty()
         && index_loader::list_objects(means.store.as_ref())?.into_iter().collect::<BTreeSet<_>>() == own.index_objects;
-    finish(means, &own.record, !unchanged, report)
+    finish((means, heads), &own.record, !unchanged, report)
 }
 
 /// Finishes the records that earlier prunes left.
-pub(super) fn finish_pending(means: &PruneMeans<'_>, report: &mut PruneReport) -> Result<(), PruneError> {
+pub(super) fn finish_pending(
+    means: &PruneMeans<'_>,
+    heads: &HeadFacts,
+    report: &mut PruneReport,
+) -> Result<(), PruneError> {
     for id in condemned::list(means.store.as_ref())? {
         means.cancel.check()?;
         let record = match condemned::load(means.store.as_ref(), &means.keys, id) {
@@ -69,7 +79,7 @@ pub(super) fn finish_pending(means: &PruneMeans<'_>, report: &mut PruneReport) -
         };
         let waiting = sessions_in_the_way(means, id, report)?;
         if waiting.is_empty() {
-            finish(means, &record, true, report)?;
+            finish((means, heads), &record, true, report)?;
         } else {
             report.packs_waiting += record.packs.len() as u64;
             report.waiting_for = waiting;
@@ -116,7 +126,7 @@ fn sessions_in_the_way(
 
 /// Deletes what a ripe record names. With `look_again` everything that is kept is marked anew first.
 fn finish(
-    means: &PruneMeans<'_>,
+    (means, heads): (&PruneMeans<'_>, &HeadFacts),
     record: &Condemned,
     look_again: bool,
     report: &mut PruneReport,
@@ -137,7 +147,7 @@ fn finish(
     }
     if look_again {
         let gone: HashSet<PackId> = record.packs.iter().copied().collect();
-        if let Some(reason) = still_needed(means, &index, &roots, &gone, &excluded)? {
+        if let Some(reason) = still_needed((means, heads), &index, &roots, &gone, &excluded)? {
             let message = format!(
                 "A run that was not over when packs were condemned relies on some of them; they stay ({reason})"
             );
@@ -151,7 +161,7 @@ fn finish(
 
 /// What a kept snapshot would miss without the packs in `gone` and `excluded`, if anything.
 fn still_needed(
-    means: &PruneMeans<'_>,
+    (means, heads): (&PruneMeans<'_>, &HeadFacts),
     index: &RepositoryIndex,
     roots: &Roots,
     gone: &HashSet<PackId>,
@@ -161,7 +171,7 @@ fn still_needed(
     let after = index.without(&numbers);
     let packs =
         PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
-    let marking = match Marking::of(&after, &packs, &roots.versions) {
+    let marking = match Marking::of(&after, &packs, heads, &roots.versions) {
         Ok(marking) => marking,
         Err(error) if error.is_damage() => return Ok(Some(error.to_string())),
         Err(error) => return Err(error.into()),

@@ -23,6 +23,7 @@ use crate::format::config_object::WriterParameters;
 use crate::format::seal::Keys;
 use crate::repository::condemned;
 use crate::repository::error::RepoError;
+use crate::repository::head_facts::HeadFacts;
 use crate::repository::index::RepositoryIndex;
 use crate::repository::index_loader;
 use crate::repository::liveness::{Gather, Marking};
@@ -55,20 +56,29 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// From snapshot records.
-    pub fn new<'s>(kept: impl IntoIterator<Item = &'s Snapshot>, gone: Vec<SnapshotId>) -> Self {
-        let mut roots = Self { gone, ..Self::default() };
-        for snapshot in kept {
-            roots.kept.push(snapshot.id);
-            for stream in snapshot.sources.iter().flat_map(|s| &s.streams) {
-                roots.versions.insert(stream.version);
-                let since = roots.first_named_ns.entry(stream.version).or_insert(snapshot.time_ns);
-                *since = snapshot.time_ns.min(*since);
-            }
+    /// Adds a snapshot that is kept.
+    fn keep(&mut self, named: Named) {
+        self.kept.push(named.id);
+        for version in named.versions {
+            self.versions.insert(version);
+            let since = self.first_named_ns.entry(version).or_insert(named.time_ns);
+            *since = named.time_ns.min(*since);
         }
-        roots.kept.sort_unstable();
-        roots.gone.sort_unstable();
-        roots
+    }
+}
+
+/// What a prune needs of a snapshot.
+struct Named {
+    id: SnapshotId,
+    time_ns: i64,
+    versions: Vec<VersionId>,
+}
+
+impl Named {
+    fn by(snapshot: &Snapshot) -> Self {
+        let streams = snapshot.sources.iter().flat_map(|source| &source.streams);
+        let versions = streams.map(|stream| stream.version).collect();
+        Self { id: snapshot.id, time_ns: snapshot.time_ns, versions }
     }
 }
 
@@ -242,7 +252,13 @@ pub fn run(means: &PruneMeans<'_>, options: &PruneOptions) -> Result<PruneReport
         refuse_beside_another(means, None)?;
     }
     let mut limits = Limits { full: options.full, repack_bytes: options.max_repack_bytes, step_bytes: None };
-    let result = run_steps(means, options, &mut limits, &mut report);
+    // a full prune believes nothing that it has not read
+    let heads = HeadFacts::open(means.cache.filter(|_| !options.full), &means.keys);
+    let result = run_steps(means, &heads, options, &mut limits, &mut report);
+    if let Some(folder) = means.cache {
+        // a cache that cannot be written is a cache that is not there
+        let _ = heads.store(folder, &means.keys);
+    }
     if limits.step_bytes.is_some() {
         means.store.restore_reserve()?;
     }
@@ -268,14 +284,15 @@ fn sweep_parity(means: &PruneMeans<'_>, report: &mut PruneReport) -> Result<(), 
 
 fn run_steps(
     means: &PruneMeans<'_>,
+    heads: &HeadFacts,
     options: &PruneOptions,
     limits: &mut Limits,
     report: &mut PruneReport,
 ) -> Result<(), PruneError> {
     for _ in 0..STEPS_MAX {
         means.cancel.check()?;
-        let pending = if options.dry_run { Ok(()) } else { finish::finish_pending(means, report) };
-        match pending.and_then(|()| run_step(means, options, limits, report.stored_bytes == 0, report)) {
+        let pending = if options.dry_run { Ok(()) } else { finish::finish_pending(means, heads, report) };
+        match pending.and_then(|()| run_step(means, heads, options, limits, report.stored_bytes == 0, report)) {
             Ok(true) if limits.step_bytes.is_some() => {}
             Ok(_) => break,
             Err(error) if error.is_no_space() && limits.step_bytes.is_none() => {
@@ -298,6 +315,7 @@ fn run_steps(
 /// One round: look, choose, execute, delete. True when something was freed and there may be more.
 fn run_step(
     means: &PruneMeans<'_>,
+    heads: &HeadFacts,
     options: &PruneOptions,
     limits: &Limits,
     first: bool,
@@ -310,7 +328,7 @@ fn run_step(
         let excluded = condemned::packs_of(&records);
         let (index, loaded) = index_loader::load_without(means.store.as_ref(), &means.keys, means.cache, &excluded)?;
         refuse_damaged_index(loaded)?;
-        let (_, plan) = look_and_choose(means, index, options, limits, true, report)?;
+        let (_, plan) = look_and_choose((means, heads), index, options, limits, true, report)?;
         report.records_merged = plan.merges.len() as u64;
         report.packs_rewritten = plan.rewrite.len() as u64;
         report.packs_recompressed = plan.harder.len() as u64;
@@ -326,19 +344,20 @@ fn run_step(
     // again are none.
     let gained = |report: &PruneReport| i128::from(report.removed_bytes) - i128::from(report.written_bytes);
     let (before, merged_before) = (gained(report), report.records_merged);
-    let done =
-        alone.and_then(|()| look_and_choose(means, index, options, limits, first, report)).and_then(|(view, plan)| {
+    let done = alone.and_then(|()| look_and_choose((means, heads), index, options, limits, first, report)).and_then(
+        |(view, plan)| {
             if plan.is_empty() && view.roots.gone.is_empty() && view.orphans.is_empty() {
                 return Ok(None);
             }
             report.steps += 1;
-            execute::execute(means, view, plan, report).map(Some)
-        });
+            execute::execute((means, heads), view, plan, report).map(Some)
+        },
+    );
     // the session protected what this step wrote; it is published or given up now, and nobody needs to wait for it
     session::end(means.store.as_ref(), guard.id())?;
     drop(guard);
     let Some(own) = done? else { return Ok(false) };
-    finish::finish_own(means, &own, report)?;
+    finish::finish_own(means, heads, &own, report)?;
     Ok(gained(report) > before || report.records_merged > merged_before)
 }
 
@@ -351,7 +370,7 @@ fn refuse_damaged_index(loaded: index_loader::LoadReport) -> Result<(), PruneErr
 
 /// Marks what is needed and chooses what to do.
 fn look_and_choose(
-    means: &PruneMeans<'_>,
+    (means, heads): (&PruneMeans<'_>, &HeadFacts),
     index: RepositoryIndex,
     options: &PruneOptions,
     limits: &Limits,
@@ -373,7 +392,7 @@ fn look_and_choose(
         (None, false) => Gather::Merged,
         (None, true) => Gather::Everything,
     };
-    let marking = Marking::gathering(&index, &packs, &roots.versions, gather).map_err(unreadable)?;
+    let marking = Marking::gathering((&index, &packs), heads, &roots.versions, gather).map_err(unreadable)?;
     let needed = roots.versions.clone();
     let mut view = View { roots, needed, index, packs, marking, orphans };
     let found = plan::assess(&view.index, &view.packs, &view.marking).map_err(unreadable)?;
@@ -391,7 +410,7 @@ fn look_and_choose(
             };
             plan::choose(&view.marking, found, limits, &view.index, harder)
         }
-        Some(step_bytes) => choose_small(&mut view, found, limits, step_bytes)?,
+        Some(step_bytes) => choose_small(&mut view, heads, found, limits, step_bytes)?,
     };
     report.is_partial = plan.is_partial;
     Ok((view, plan))
@@ -401,6 +420,7 @@ fn look_and_choose(
 /// many packs rewritten as the reserve has room for.
 fn choose_small(
     view: &mut View,
+    heads: &HeadFacts,
     found: plan::Assessment,
     limits: &Limits,
     step_bytes: u64,
@@ -415,7 +435,7 @@ fn choose_small(
             let passed = Marking::passed_over(&view.index, &view.packs, merge).map_err(unreadable)?;
             view.needed.extend(passed);
         }
-        view.marking = Marking::of(&view.index, &view.packs, &view.needed).map_err(unreadable)?;
+        view.marking = Marking::of(&view.index, &view.packs, heads, &view.needed).map_err(unreadable)?;
         let found = plan::assess(&view.index, &view.packs, &view.marking).map_err(unreadable)?;
         let mut plan = plan::choose(&view.marking, found, limits, &view.index, HashSet::new());
         plan.rewrite.clear();

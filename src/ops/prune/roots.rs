@@ -1,14 +1,14 @@
 //! Which snapshots a prune keeps: those that are visible, and those that were forgotten so recently that they may still
 //! be undeleted.
 
-use super::{PruneError, Roots};
+use super::{Named, PruneError, Roots};
 use crate::catalog::Catalog;
-use crate::domain::id::SnapshotId;
-use crate::domain::snapshot::Snapshot;
 use crate::format::seal::Keys;
+use crate::repository::snapshots::LoadedSnapshot;
 use crate::repository::tombstones::Tombstone;
 use crate::repository::{cached_snapshots, snapshots, tombstones};
 use crate::storage::ReadStore;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Reads them. `grace` is how long a forgotten snapshot stays; it is measured against the newest backup as well as the
@@ -28,28 +28,31 @@ pub fn read(
     if let Some((id, error)) = buried.damaged.into_iter().next() {
         return Err(PruneError::Unreadable { what: format!("forgotten/{id}"), reason: error.to_string() });
     }
-    let (good, bad) = cached_snapshots::load_snapshots(store, keys, catalog)?;
+    let mut roots = Roots::default();
+    let (mut visible, mut newest_ns) = (HashSet::new(), i64::MIN);
+    let named = |loaded: LoadedSnapshot| Named::by(&loaded.snapshot);
+    let bad = cached_snapshots::each(store, keys, catalog, named, |named| {
+        newest_ns = newest_ns.max(named.time_ns);
+        visible.insert(named.id);
+        roots.keep(named);
+    })?;
     if let Some(bad) = bad.into_iter().next() {
         return Err(PruneError::Unreadable { what: format!("snapshots/{}", bad.id), reason: bad.error.to_string() });
     }
-    let mut kept: Vec<Snapshot> = good.into_iter().map(|l| l.snapshot).collect();
-    let newest_ns = kept.iter().map(|s| s.time_ns).max().unwrap_or(i64::MIN);
-    let mut gone: Vec<SnapshotId> = Vec::new();
-    for id in snapshots::list(store)? {
-        let Some(tombstone) = buried.whole.get(&id) else { continue };
-        if is_over(tombstone, now_ns.min(newest_ns), grace) {
-            gone.push(id);
-        } else if !kept.iter().any(|s| s.id == id) {
-            let loaded = snapshots::load(store, keys, id).map_err(|error| PruneError::Unreadable {
-                what: format!("snapshots/{id}"),
-                reason: error.to_string(),
-            })?;
-            kept.push(loaded.snapshot);
+    let now_ns = now_ns.min(newest_ns);
+    for id in snapshots::list(store)?.into_iter().filter(|id| !visible.contains(id)) {
+        // without a tombstone at the beginning it was forgotten since, or is newer than the listing: it is kept
+        if buried.whole.get(&id).is_some_and(|tombstone| is_over(tombstone, now_ns, grace)) {
+            roots.gone.push(id);
+            continue;
         }
+        let loaded = snapshots::load(store, keys, id)
+            .map_err(|error| PruneError::Unreadable { what: format!("snapshots/{id}"), reason: error.to_string() })?;
+        roots.keep(Named::by(&loaded.snapshot));
     }
-    // a snapshot that was undeleted since the tombstones were read is visible
-    gone.retain(|id| !kept.iter().any(|s| s.id == *id));
-    Ok(Roots::new(&kept, gone))
+    roots.kept.sort_unstable();
+    roots.gone.sort_unstable();
+    Ok(roots)
 }
 
 /// True when a forgotten snapshot cannot be undeleted any more.
@@ -66,7 +69,7 @@ fn is_over(tombstone: &Tombstone, now_ns: i64, grace: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::Digest;
+    use crate::domain::id::{Digest, SnapshotId};
 
     fn tombstone(time_ns: i64, forgotten_ns: i64) -> Tombstone {
         Tombstone {

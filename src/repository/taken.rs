@@ -20,8 +20,8 @@ const DENSE_BYTES: usize = 512 << 10;
 const SCATTERED_LEVEL: i32 = 9;
 const DENSE_LEVEL: i32 = 6;
 /// Memory for the bytes that are read together, and for their places.
-const READ_BYTES_MAX: usize = 6 << 20;
-const PLACES_MAX: usize = 128 << 10;
+const READ_BYTES_MAX: usize = 8 << 20;
+const PLACES_MAX: usize = 256 << 10;
 
 /// A place that bytes come from, and where they go.
 #[derive(Debug, Clone, Copy)]

@@ -25,8 +25,6 @@ use std::sync::Arc;
 
 /// Packs written by a prune aim at this length at least.
 const PACK_BYTES_MIN: u64 = 4 << 20;
-/// Decoded segments kept beside those that readers hold.
-const PROOF_CACHE_BYTES: usize = 4 << 20;
 /// Bytes decoded at a time when two forms of a stream are compared.
 const COMPARE_BYTES: u64 = 2 << 20;
 
@@ -160,10 +158,10 @@ fn prove(
         total_bytes: None,
         total_items: Some(total),
     });
-    // every version is decoded from its first byte to its last, with what its own reader holds
+    // the proof has caches of its own
     view.packs.drop_caches();
     let packs =
-        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), PROOF_CACHE_BYTES);
+        PackReader::new(Arc::clone(&means.store) as Arc<dyn ReadStore>, Arc::clone(&means.keys), SEGMENT_CACHE_BYTES);
     let failed = |what: String| {
         move |error: RepoError| match error {
             error if error.concerns_one_object() || matches!(error, RepoError::ProofFailed { .. }) => {

@@ -112,7 +112,7 @@ impl WriteStore for Interrupted {
         self.store.session_is_alive(id)
     }
     fn settle(&self, kind: ObjectKind) -> Result<()> {
-        self.0.settle(kind)
+        self.store.settle(kind)
     }
     fn clear_leftovers(&self) -> Result<u64> {
         self.store.clear_leftovers()

@@ -102,7 +102,7 @@ fn wrong_usage_is_exit_2_with_a_suggestion() {
     let flag = failure("backup --dryrun");
     assert!(flag.hints.iter().any(|h| h.contains("--dry-run")), "{:?}", flag.hints);
     for line in [
-        "restore latest --clean",
+        "restore latest --clean --target x",
         "restore latest --target x --env y",
         "restore latest --target x --to postgres://h/d",
         "backup --stdin --stdin-from-command -- x",
@@ -136,7 +136,7 @@ fn wrong_usage_is_exit_2_with_a_suggestion() {
         assert_eq!(exit, ExitCode::Usage, "{line}");
     }
     assert!(failure("verify --color sometimes").message.contains("auto, always, never"));
-    assert!(failure("restore latest --clean").hints[0].starts_with("usage: holdfast restore "));
+    assert!(failure("restore latest --clean --target x").hints[0].starts_with("usage: holdfast restore "));
 }
 
 #[test]
